@@ -1,0 +1,1 @@
+"""Debian hosts for tests, as systemd containers reached over SSH."""
