@@ -1,0 +1,152 @@
+"""playbooks/report.yml as a person runs it, on machines made of files: old, foreign and good."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from webui import serve
+
+ROOT = Path(__file__).resolve().parents[3]
+PCI_IDS = """\
+# A comment
+1002  Advanced Micro Devices, Inc. [AMD/ATI]
+\t1380  Not the card
+10de  NVIDIA Corporation
+\t1380  GM107 [GeForce GTX 750 Ti]
+\t\t1043 84bb  A subsystem
+\t1cb2  GP107GL[Quadro P600]
+8086  Intel Corporation
+\t0102  2nd Generation Core Processor Family Integrated Graphics Controller
+"""
+
+
+def machine(
+    root: Path, memory_kib: int, flags: str, system: str, version: str, cards: dict[str, tuple[str, str, str]]
+) -> Path:
+    files = {
+        "proc/cpuinfo": "".join(
+            f"processor\t: {thread}\nmodel name\t: Intel(R) Core(TM) i5-2300 CPU @ 2.80GHz\n"
+            f"flags\t\t: fpu {flags} sse\n\n"
+            for thread in range(4)
+        ),
+        "proc/meminfo": f"MemTotal:       {memory_kib} kB\nMemFree:        1 kB\nSwapTotal:      4194304 kB\n",
+        "etc/os-release": f'NAME="{system}"\nVERSION_ID="{version}"\n',
+        "etc/debian_version": f"{version}.11\n",
+        "usr/share/misc/pci.ids": PCI_IDS,
+    }
+    for slot, (kind, vendor, device) in cards.items():
+        for name, value in (("class", kind), ("vendor", vendor), ("device", device)):
+            files[f"sys/bus/pci/devices/{slot}/{name}"] = f"{value}\n"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def report(tmp_path: Path, hosts: dict[str, dict[str, Any]], check: bool = False) -> tuple[list[str], str]:
+    inventory = tmp_path / "inventory.json"
+    every = {"ansible_connection": "local", "sd_webui_data_dir": "/srv/sd", "base_min_free_gb": 0}
+    inventory.write_text(json.dumps({"sd_servers": {"hosts": hosts, "vars": every}}))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "ansible", "playbook", "-i", inventory, ROOT / "playbooks/report.yml"),
+            *(["--check"] if check else []),
+        ],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = re.search(r'"msg": (\[.*?\n    \])', done.stdout, re.DOTALL)
+    assert said, done.stdout
+    lines: list[str] = json.loads(said[1])
+    return lines, done.stdout
+
+
+def line(lines: list[str], *words: str) -> str:
+    found = [text for text in lines if all(word in text for word in words)]
+    assert len(found) == 1, (words, lines)
+    return found[0]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> dict[str, dict[str, Any]]:
+    cards = {
+        "0000:00:02.0": ("0x030000", "0x8086", "0x0102"),
+        "0000:01:00.0": ("0x030000", "0x10de", "0x1380"),
+        "0000:01:00.1": ("0x040300", "0x10de", "0x0fbc"),
+        "0000:02:00.0": ("0x030200", "0x10de", "0xffff"),
+    }
+    return {
+        "old-pc": {
+            "report_root": str(machine(tmp_path / "old", 3 * 1024**2, "", "Debian GNU/Linux", "12", cards)),
+            "report_engine_file": str(tmp_path / "none.json"),
+        },
+        "foreign": {
+            "report_root": str(machine(tmp_path / "foreign", 32 * 1024**2, "avx avx2 f16c", "Ubuntu", "24.04", {})),
+            "report_engine_file": str(tmp_path / "none.json"),
+        },
+        "good": {
+            "report_root": str(machine(tmp_path / "good", 8 * 1024**2, "avx", "Debian GNU/Linux", "13", {})),
+            "report_engine_file": str(tmp_path / "engine.json"),
+        },
+    }
+
+
+def test_what_it_says(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
+    with serve() as server:
+        (tmp_path / "engine.json").write_text(
+            json.dumps(
+                {
+                    "schema": 1,
+                    "engine": "stable_diffusion_cpp",
+                    "version": "0.4.7",
+                    "release": "r1",
+                    "profiles": ["cpu"],
+                    "address": "0.0.0.0",
+                    "port": server.server_address[1],
+                    "readiness_path": "/sdapi/v1/options",
+                },
+                indent=2,
+            )
+        )
+        lines, output = report(
+            tmp_path, {**hosts, "gone": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}}
+        )
+        checked, _output = report(tmp_path, hosts, check=True)
+        assert [text for text in lines if "gone" not in text][:3] == checked[:3]
+        assert server.requests[0]["path"] == "/sdapi/v1/options"
+
+    old = line(lines, "old-pc", "Core i5-2300")
+    assert "Debian 12.11" in old and "(4 threads)" in old and "3.0 GiB" in old and "4.0 GiB" in old
+    assert old.count(" no ") == 3
+    # All three graphics controllers, and not the card's sound device.
+    assert "NVIDIA GeForce GTX 750 Ti, driver none" in old
+    assert "NVIDIA (10de:ffff)" in old and "Intel 2nd Generation" in old and "0fbc" not in old
+    refused = line(lines, "old-pc", "stable_diffusion_cpp")
+    assert " no " in refused and "3.0 GiB of RAM are less than the 3.5 GiB it needs" in refused
+    assert "not Debian 11, 12 or 13" in line(lines, "foreign", "stable_diffusion_cpp")
+    verdict = line(lines, "good", "GiB needed")
+    assert " yes " in verdict and "small models only" in verdict and "no AVX2" in verdict
+    assert line(lines, "good", "r1").endswith("answers")
+    assert "not reached" in line(lines, "gone", "reached")
+    assert "Connection refused" in line(lines, "gone", "?")
+    assert not re.search(r"changed=[1-9]|failed=[1-9]", output)
+
+
+def test_a_server_that_is_down(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
+    with serve() as server:
+        port = server.server_address[1]
+    engine = {"engine": "e", "unit": "sd-webui.service", "address": "127.0.0.1", "port": port, "readiness_path": "/"}
+    (tmp_path / "engine.json").write_text(json.dumps(engine))
+    lines, _output = report(tmp_path, {"good": hosts["good"]})
+    assert "does not answer: systemctl status sd-webui.service" in line(lines, "good", "systemctl")
