@@ -1,0 +1,46 @@
+# Copyright: the secondhand.diffusion contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person does with a server that site.yml has made: run it again, ask, measure, pull the plug."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+HOST = "sd-site"
+
+
+def test_ends_with_the_line_that_opens_the_page(playbook: Any) -> None:
+    run = playbook("playbooks/site.yml", HOST)
+    assert run.returncode == 0 and run.changed == 0, run.output
+    assert "ssh -N" in run.message and "-L 7860:127.0.0.1:7860 user@" in run.message
+    assert "http://127.0.0.1:7860/" in run.message
+
+
+def test_report_changes_nothing(playbook: Any) -> None:
+    run = playbook("playbooks/report.yml", HOST)
+    assert run.returncode == 0 and run.changed == 0, run.output
+    assert "stable_diffusion_cpp" in run.output
+
+
+def test_benchmark(playbook: Any, tmp_path: Path) -> None:
+    run = playbook("playbooks/benchmark.yml", HOST, benchmark_preset="smoke", benchmark_output_dir=str(tmp_path))
+    assert run.returncode == 0, run.output
+    report = json.loads((tmp_path / "smoke.json").read_text(encoding="utf-8"))
+    assert report["guide"][0]["machine"] == "Quadro P600"
+    assert report["results"][0]["seconds"] > 0
+    assert (tmp_path / f"smoke-{HOST}.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "smoke.svg").read_text(encoding="utf-8")
+
+
+def test_comes_up_by_itself_after_a_reboot(host: Any) -> None:
+    subprocess.run([str(ROOT / "tests/testbed/testbed"), "restart", HOST], check=True, timeout=180)
+    deadline = time.monotonic() + 90
+    while host.run("python3 -Es /opt/sd-webui/libexec/check_running.py").rc != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

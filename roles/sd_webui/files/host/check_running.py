@@ -1,0 +1,48 @@
+# Copyright: the secondhand.diffusion contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prove the running state: the service's process belongs to the current release and answers on its health path."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import server
+import settings
+
+
+def problem() -> str:
+    """One sentence about what is wrong, or nothing."""
+    config, release = settings.load_settings(), settings.load_release()
+    pid = server.main_pid()
+    if not pid:
+        return f"{settings.UNIT} has no process; see journalctl -u {settings.UNIT} and start it."
+    current = str(settings.release_dir().resolve())
+    # The mapped files and not the executable: an engine in Python runs the interpreter, with the release's packages.
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    mapped = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/" in line}
+    if not any(path.startswith(current + os.sep) for path in mapped):
+        executable = os.readlink(f"/proc/{pid}/exe")
+        return f"process {pid} ({executable}) does not run from {current}; restart {settings.UNIT}."
+    if server.get(config, release["paths"]["health"], 10) is None:
+        return (
+            f"{server.base_url(config)}{release['paths']['health']} does not answer; see journalctl -u {settings.UNIT}."
+        )
+    return ""
+
+
+def main() -> int:
+    """Print the sentence, if there is one."""
+    try:
+        found = problem()
+    except (OSError, settings.SettingsError) as error:
+        found = str(error)
+    if found:
+        print(f"error: {found}", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

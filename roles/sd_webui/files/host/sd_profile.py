@@ -1,0 +1,131 @@
+# Copyright: the secondhand.diffusion contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Switch how the web UI uses the hardware, for a while or until it is switched back.
+
+The playbook's profile stays the desired one; this command lays an override with a reason and an end over it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+import server
+import settings
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400}
+
+
+def duration(text: str) -> float:
+    """Seconds of a duration such as 90m, 6h or 2d."""
+    match = re.fullmatch(r"(\d+)([mhd])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write 90m, 6h or 2d")
+    return int(match.group(1)) * _UNITS[match.group(2)]
+
+
+def local_time(seconds: float) -> str:
+    """A point in time as people read it."""
+    return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+
+
+def status(release: dict[str, Any]) -> str:
+    """The desired profile, the active one, why, and until when."""
+    override = settings.load_override()
+    lines = [
+        f"desired:  {settings.desired_profile()}",
+        f"active:   {settings.active_profile(release['profiles'])}",
+        f"release:  {release['id']} (profiles: {', '.join(release['profiles'])})",
+    ]
+    if override is not None:
+        until = "until it is cleared" if override.expires is None else f"until {local_time(override.expires)}"
+        lines.append(
+            f"override: {override.profile}, {until}, by {override.set_by}: {override.reason or 'no reason given'}"
+        )
+    return "\n".join(lines)
+
+
+def write_override(profile: str, reason: str, seconds: float | None) -> None:
+    """Lay an override over the desired profile; whole or not at all."""
+    expires = None if seconds is None else time.time() + seconds
+    data = {"schema": 1, "profile": profile, "reason": reason, "expires": expires, "set_by": "sd-profile"}
+    part = settings.OVERRIDE.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    part.chmod(0o644)
+    part.replace(settings.OVERRIDE)
+
+
+def restart(release: dict[str, Any], drain_seconds: float) -> int:
+    """Restart the server once it is idle; returns systemctl's exit status, which is 0 only when it answers again."""
+    config = settings.load_settings()
+    deadline = time.monotonic() + drain_seconds
+    while server.is_busy(config, release["paths"]):
+        if time.monotonic() >= deadline:
+            print(f"A picture was still being made after {drain_seconds:.0f} s; the restart cuts it.")
+            break
+        time.sleep(1)
+    return subprocess.run(["systemctl", "restart", settings.UNIT], check=False).returncode
+
+
+def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
+    """Do what the command line asks for and restart the server if that changed the active profile."""
+    before = settings.active_profile(release["profiles"])
+    if arguments.action == "expire":
+        if settings.load_override() is not None or not settings.OVERRIDE.exists():
+            return 0
+        settings.OVERRIDE.unlink()
+        # The override no longer counts since it expired, but the server still runs with it.
+        return restart(release, arguments.drain)
+    if arguments.action == "clear":
+        with contextlib.suppress(FileNotFoundError):
+            settings.OVERRIDE.unlink()
+    else:
+        write_override(arguments.action, arguments.reason, arguments.duration)
+    after = settings.active_profile(release["profiles"])
+    result = restart(release, arguments.drain) if after != before else 0
+    print(status(release))
+    return result
+
+
+def main() -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="sd-profile", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "action", help="status, list, clear (back to the desired profile), or the name of a profile to switch to"
+    )
+    parser.add_argument("--for", dest="duration", type=duration, help="switch back after, for example, 90m, 6h or 2d")
+    parser.add_argument("--reason", default="", help="said by sd-profile status")
+    parser.add_argument("--drain", type=float, default=900, help="seconds to let a running generation finish (900)")
+    arguments = parser.parse_args()
+    try:
+        release = settings.load_release()
+        if arguments.action == "status":
+            print(status(release))
+            return 0
+        if arguments.action == "list":
+            print("\n".join(release["profiles"]))
+            return 0
+        if arguments.action not in {"clear", "expire", *release["profiles"]}:
+            known = ", ".join(release["profiles"])
+            print(f"error: {release['id']} has no profile {arguments.action}; choose {known}.", file=sys.stderr)
+            return 2
+        if os.geteuid() != 0:
+            print("error: switching the profile restarts the server; run it with sudo.", file=sys.stderr)
+            return 1
+        return change(arguments, release)
+    except settings.SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
