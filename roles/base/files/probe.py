@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the secondhand.diffusion contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -83,7 +82,7 @@ def file_system(path: str) -> str:
     target = str(nearest_existing(path).resolve())
     best, kind = "", ""
     for line in read("/proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
+        before, __, after = line.partition(" - ")
         mount = before.split()[4]
         inside = target == mount or target.startswith(mount.rstrip("/") + "/")
         if inside and len(mount) >= len(best):
@@ -147,7 +146,7 @@ def one_line_entries(text: str) -> list[Entry]:
         if found:
             options = {}
             for option in (found.group(1) or "").split():
-                key, _, value = option.partition("=")
+                key, __, value = option.partition("=")
                 field = names.get(key, "-".join(word.capitalize() for word in key.split("-")))
                 options[field] = value.replace(",", " ")
             entries.append(
@@ -171,7 +170,7 @@ def deb822_entries(text: str) -> list[Entry]:
             if line[:1].isspace() and name:
                 fields[name] += "\n" + line
             elif ":" in line:
-                name, _, value = line.partition(":")
+                name, __, value = line.partition(":")
                 fields[name] = value.strip()
         lower = {key.lower(): value for key, value in fields.items()}
         if "deb" in lower.get("types", "").split() and lower.get("enabled", "yes").lower() not in ("no", "false", "0"):
