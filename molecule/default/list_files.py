@@ -62,7 +62,8 @@ def main() -> None:
     units = output("systemctl", "list-unit-files", "--no-legend", "--no-pager")
     packages = output("dpkg-query", "--show", "--showformat=${binary:Package} ${db:Status-Abbrev}\\n")
     accounts = output("getent", "passwd") + output("getent", "group")
-    lines = [f"unit {' '.join(unit.split()[:2])}" for unit in units]
+    # Transient ones are sessions and mounts: they come and go with each login.
+    lines = [f"unit {' '.join(unit.split()[:2])}" for unit in units if "transient" not in unit]
     lines += [f"package {package}" for package in packages] + [f"account {account}" for account in accounts] + files()
     print("\n".join(sorted(lines)))
 

@@ -36,7 +36,7 @@ def test_package_index_is_read_without_a_warning(host: Any) -> None:
 
 def test_service_user_and_data_directory(host: Any) -> None:
     user = host.user("sd")
-    assert (user.home, user.shell, user.group) == ("/srv/sd", "/usr/sbin/nologin", "sd")
+    assert (user.home, user.shell, user.group) == ("/nonexistent", "/usr/sbin/nologin", "sd")
     assert user.uid < 1000
     data = host.file("/srv/sd")
     assert (data.user, data.group, data.mode) == ("sd", "sd", 0o2775)
@@ -93,9 +93,23 @@ def test_wrong_settings_are_refused(playbook: Any) -> None:
         "base_data_dir /home/keeper is the home of user keeper on base-server: set it to a directory of its own.": {
             "base_data_dir": "/home/keeper"
         },
-        "base_data_dir is '/srv', which is not a directory of its own: set it to a path such as /srv/sd.": {
+        "base_data_dir is '/srv' for base-server, which is not an absolute path of two levels or more": {
             "base_data_dir": "/srv"
         },
+        "base_data_dir is '/srv/../etc/sd' for base-server, which is not an absolute path": {
+            "base_data_dir": "/srv/../etc/sd"
+        },
+        "base_data_dir is '/srv/my models' for base-server, which is not an absolute path": {
+            "base_data_dir": "/srv/my models"
+        },
+        "base_data_dir is in /home/sd on base-server, which belongs to the system or is hidden from services": {
+            "base_data_dir": "/home/sd"
+        },
+        # A link of Debian's own to /run.
+        "base_data_dir is in /run/sd on base-server": {"base_data_dir": "/var/run/sd"},
+        "base_data_dir is in /var/lib on base-server": {"base_data_dir": "/var/lib"},
+        "base_service_user keeper is an account of a person on base-server (uid 1": {"base_service_user": "keeper"},
+        "base_service_user root is an account of a person on base-server (uid 0)": {"base_service_user": "root"},
         "base_swap_size_mb is '8G' for base-server: set it to auto, 0 or a number of megabytes.": {
             "base_swap_size_mb": "8G"
         },
@@ -104,6 +118,33 @@ def test_wrong_settings_are_refused(playbook: Any) -> None:
     said = words(playbook("molecule/base/refuse.yml", SERVER, wrong_settings=list(refusals.values())))
     assert "ACCEPTED" not in said
     assert [sentence for sentence in refusals if sentence.replace("'", "") not in said.replace("'", "")] == []
+
+
+def test_values_may_be_text(host: Any, playbook: Any) -> None:
+    """An INI inventory and ``-e name=value`` give nothing but strings."""
+    settings = (
+        "base_monitors=false",
+        "base_disable_sleep=true",
+        "base_min_free_gb=20",
+        "base_unattended_upgrades=true",
+    )
+    texts = [word for setting in settings for word in ("-e", setting)]
+    assert playbook(ROLE, SERVER, "--check", *texts).returncode == 0
+    # Here nothing is installed yet, so that the space counts.
+    preflight = (ROLE, POOR, "--check", "--tags", "base_preflight", "-e")
+    assert playbook(*preflight, "base_min_free_gb=0").returncode == 0
+    assert playbook(*preflight, "base_min_free_gb=20").returncode != 0
+    # And false is false.
+    awake = playbook(ROLE, SERVER, "--check", "--tags", "base_server", "-e", "base_disable_sleep=false")
+    assert awake.returncode == 0
+    assert "Unmask what was not masked before" in awake.output
+
+
+def test_an_account_that_is_there_keeps_its_home_and_shell(host: Any, playbook: Any) -> None:
+    host.check_output("usermod --home /srv --shell /bin/sh sd")
+    assert playbook(ROLE, SERVER, "--tags", "base_accounts").changed == 0
+    assert (host.user("sd").home, host.user("sd").shell) == ("/srv", "/bin/sh")
+    host.check_output("usermod --home /nonexistent --shell /usr/sbin/nologin sd")
 
 
 def test_firmware_from_a_file_on_the_controller(host: Any, playbook: Any, tmp_path: Path) -> None:
@@ -171,7 +212,8 @@ def test_network_settings_that_are_not_valid_change_nothing(playbook: Any) -> No
 def test_reset_leaves_the_data_and_nothing_else(host: Any, playbook: Any) -> None:
     host.check_output("install -o sd -g sd -D /dev/null /srv/sd/outputs/picture.png")
     host.check_output("install -o keeper -g sd -D /dev/null /srv/sd/models/checkpoint/model.safetensors")
-    assert playbook(RESET, SERVER).returncode == 0
+    # As text, which is what the command line gives: a word that says no must not be taken for a yes.
+    assert playbook(RESET, SERVER, "-e", "base_purge_data=false").returncode == 0
     snapshot = (Path(__file__).parents[1] / "snapshot.sh").read_text()
     host.check_output("sh -c %s - /run/after", snapshot)
     lines = host.run("diff /run/before /run/after").stdout.splitlines()
@@ -191,3 +233,24 @@ def test_the_data_is_taken_over_again(host: Any, playbook: Any) -> None:
     assert host.file("/srv/sd/outputs/picture.png").user == "sd"
     assert host.file("/srv/sd/models/checkpoint/model.safetensors").user == "keeper"
     assert host.file("/srv/sd/models/checkpoint/model.safetensors").group == "sd"
+
+
+def test_reset_removes_no_user_that_the_record_does_not_name(host: Any, playbook: Any) -> None:
+    host.check_output("mv /var/lib/secondhand-diffusion/base.json /run/base.json")
+    assert playbook(RESET, SERVER).returncode == 0
+    assert host.user("sd").exists
+    host.check_output("install -D /run/base.json /var/lib/secondhand-diffusion/base.json")
+    assert playbook(RESET, SERVER, base_service_user="keeper").returncode == 0
+    assert host.user("keeper").exists
+    assert host.user("sd").exists
+
+
+def test_reset_removes_the_data_when_it_is_told_to(host: Any, playbook: Any) -> None:
+    host.check_output("install -D /run/base.json /var/lib/secondhand-diffusion/base.json")
+    run = playbook(RESET, SERVER, "-e", "base_purge_data=true", base_data_dir="/var/lib")
+    assert run.returncode != 0
+    assert "which is not a directory of its own" in words(run)
+    assert host.file("/srv/sd/outputs/picture.png").exists
+    assert playbook(RESET, SERVER, "-e", "base_purge_data=true").returncode == 0
+    assert not host.file("/srv/sd").exists
+    assert not host.user("sd").exists

@@ -44,7 +44,12 @@ def test_all_that_is_wrong_is_said_at_once(playbook: Any) -> None:
         "sd_webui_profile": "gpu_full",
         "sd_webui_version": "9.9",
         "sd_webui_address": "0.0.0.0",
-        "sd_webui_port": 80,
+        # As an INI inventory gives them: text.
+        "sd_webui_allow_unauthenticated": "false",
+        "sd_webui_port": "80",
+        "sd_webui_data_dir": "/home/sd",
+        "sd_webui_user": "admin",
+        "sd_webui_model_users": ["nobody-of-that-name"],
         "sd_webui_checkpoint": "../shadow",
         "sd_webui_checkpoint_url": "http://127.0.0.1/x",
         "sd_webui_checkpoint_sha256": "",
@@ -58,9 +63,12 @@ def test_all_that_is_wrong_is_said_at_once(playbook: Any) -> None:
         "choose one from 1024 to 65535.",
         '"../shadow" is not the name of a checkpoint file',
         "set sd_webui_checkpoint_sha256.",
+        '"/home/sd" cannot hold the models',
+        'sd_webui_user "admin" is a person\'s account',
+        'there is no user "nobody-of-that-name"',
     ):
         assert sentence in run.message
-    assert run.message.count(f"{GOOD}: ") == 6
+    assert run.message.count(f"{GOOD}: ") == 9
 
 
 @pytest.mark.usefixtures("untouched")
@@ -109,6 +117,18 @@ def test_settings_that_do_not_start_are_taken_back(host: Any, playbook: Any) -> 
     assert host.run("python3 -Es /opt/sd-webui/libexec/check_running.py").rc == 0
     again = playbook(UPDATE, GOOD)
     assert again.returncode == 0 and again.changed == 0, again.output
+
+
+def test_an_interrupted_switch_is_finished_by_the_next_run(host: Any, playbook: Any) -> None:
+    """The new settings are on the disk, and the connection is lost before the restart."""
+    host.check_output('sed -i \'s/"extra_args": \\[\\]/"extra_args": ["--verbose"]/\' /etc/sd-webui/settings.json')
+    run = playbook(UPDATE, GOOD, sd_webui_extra_args=["--verbose"])
+    assert run.returncode == 0, run.output
+    pid = host.check_output("systemctl show --property=MainPID --value sd-webui")
+    assert "--verbose" in host.check_output(f"tr '\\0' ' ' < /proc/{pid}/cmdline")
+    back = playbook(UPDATE, GOOD)
+    assert back.returncode == 0 and back.changed > 0, back.output
+    assert host.run("ls /etc/sd-webui /etc/systemd/system | grep '~'").stdout == ""
 
 
 def test_too_little_memory(playbook: Any) -> None:

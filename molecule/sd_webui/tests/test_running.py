@@ -101,6 +101,29 @@ def test_profiles(host: Any) -> None:
     assert "a large ControlNet" in host.check_output("sd-profile status")
 
 
+def test_switching_the_profile_restarts_with_its_arguments(host: Any) -> None:
+    """With a recipe of two profiles: the second one's arguments arrive, and clear goes back."""
+    recipe = host.check_output("readlink -f /opt/sd-webui/current/release.json")
+    host.check_output(f"cp -p {recipe} /root/release.json")
+    data = json.loads(host.check_output(f"cat {recipe}"))
+    data["profiles"]["gpu_full"] = {"arguments": ["--type", "f16", "--verbose"], "environment": {}}
+    host.check_output(f"echo {shlex.quote(json.dumps(data))} > {recipe}")
+
+    def arguments() -> list[str]:
+        pid = host.check_output("systemctl show --property=MainPID --value sd-webui")
+        return str(host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/cmdline")).split()
+
+    try:
+        assert "--verbose" not in arguments()
+        host.check_output("sd-profile gpu_full --for 1h --reason test")
+        assert "--verbose" in arguments()
+        host.check_output("sd-profile clear")
+        assert "--verbose" not in arguments()
+    finally:
+        host.check_output(f"rm -f /var/lib/sd-webui/profile-override.json; mv /root/release.json {recipe}")
+    wait_until_running(host, 60)
+
+
 def test_site_does_not_clear_an_override(host: Any, playbook: Any) -> None:
     host.check_output("sd-profile cpu --for 6h --reason 'kept by the playbook'")
     run = playbook("playbooks/update.yml", "sd-webui")

@@ -51,6 +51,14 @@ def test_update_and_rollback(host: Any, playbook: Any, archive: dict[str, str]) 
     assert back.returncode == 0, back.output
     assert current(host) == built
     assert host.check_output("readlink -f /opt/sd-webui/previous").endswith(deployed)
+
+    # A rollback lasts: neither a plain run that asks for the release that was left, nor a second rollback goes forward.
+    held = playbook("playbooks/update.yml", TARGET, **archive)
+    assert held.returncode == 0 and held.changed == 0, held.output
+    assert f"it was rolled back from {deployed}" in held.output
+    twice = playbook("playbooks/update.yml", TARGET, sd_webui_rollback=True)
+    assert twice.returncode == 0 and twice.changed == 0, twice.output
+    assert current(host) == built
     assert playbook("playbooks/update.yml", TARGET).changed == 0
 
 

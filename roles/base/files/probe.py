@@ -270,6 +270,7 @@ def data_directory(path: str, service_user: str) -> dict[str, Any]:
     homes = {Path(user.pw_dir).resolve(): user.pw_name for user in people if user.pw_name != service_user}
     status = Path(path).stat() if Path(path).is_dir() else None
     return {
+        "path": str(Path(path).resolve()),
         "home_of": homes.get(Path(path).resolve(), ""),
         "exists": status is not None,
         "uid": status.st_uid if status else -1,

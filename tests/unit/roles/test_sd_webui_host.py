@@ -156,6 +156,15 @@ def test_launch_says_what_is_wrong(root: Path, break_it: Any, sentence: str) -> 
     assert sentence in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
+def test_launch_refuses_a_release_of_a_better_cpu(root: Path) -> None:
+    build = root / "opt/sd-webui/current/build.json"
+    build.write_text(json.dumps({"cpu_features": ["sse2", "quantum9"]}), encoding="utf-8")
+    refused = run(root, "launch")
+    assert refused.returncode == 78 and "a CPU with quantum9, which this one lacks" in refused.stderr
+    build.write_text(json.dumps({"cpu_features": ["sse2"]}), encoding="utf-8")
+    assert run(root, "launch").returncode == 0
+
+
 def test_wait_ready(root: Path, unused_port: int) -> None:
     edit_settings(root, port=unused_port)
     late = run(root, "wait_ready", "--timeout", "1")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import settings
@@ -36,6 +37,17 @@ def environment(release: dict[str, Any], config: dict[str, Any], profile: str) -
     return {**os.environ, **{str(name): str(value) for name, value in added.items()}}
 
 
+def missing_cpu_features() -> list[str]:
+    """What the release was compiled for and this CPU lacks: a disk may have moved to an older PC."""
+    try:
+        built_for = settings.read_json(settings.release_dir() / "build.json")["cpu_features"]
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = next(line for line in lines if line.startswith("flags")).split()
+    except (settings.SettingsError, KeyError, OSError, StopIteration):
+        return []
+    return sorted(set(built_for) - set(flags))
+
+
 def main() -> int:
     """Execute the engine; return only when it cannot be."""
     try:
@@ -48,6 +60,14 @@ def main() -> int:
         known = ", ".join(release["profiles"])
         print(
             f"error: {release['id']} has no profile {profile}; set sd_webui_profile to one of {known}.", file=sys.stderr
+        )
+        return 78
+    missing = missing_cpu_features()
+    if missing:
+        print(
+            f"error: {release['id']} was built for a CPU with {', '.join(missing)}, which this one lacks; "
+            "run site.yml, which builds one for it.",
+            file=sys.stderr,
         )
         return 78
     if not os.access(config["checkpoint"], os.R_OK):
