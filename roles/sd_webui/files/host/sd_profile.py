@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-import server
+import drain
 import settings
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
@@ -64,15 +64,10 @@ def write_override(profile: str, reason: str, seconds: float | None) -> None:
     part.replace(settings.OVERRIDE)
 
 
-def restart(release: dict[str, Any], drain_seconds: float) -> int:
+def restart(drain_seconds: float) -> int:
     """Restart the server once it is idle; returns systemctl's exit status, which is 0 only when it answers again."""
-    config = settings.load_settings()
-    deadline = time.monotonic() + drain_seconds
-    while server.is_busy(config, release["paths"]):
-        if time.monotonic() >= deadline:
-            print(f"A picture was still being made after {drain_seconds:.0f} s; the restart cuts it.")
-            break
-        time.sleep(1)
+    if not drain.wait_until_idle(drain_seconds):
+        print(f"A picture was still being made after {drain_seconds:.0f} s; the restart cuts it.")
     return subprocess.run(["systemctl", "restart", settings.UNIT], check=False).returncode
 
 
@@ -84,14 +79,14 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
             return 0
         settings.OVERRIDE.unlink()
         # The override no longer counts since it expired, but the server still runs with it.
-        return restart(release, arguments.drain)
+        return restart(arguments.drain)
     if arguments.action == "clear":
         with contextlib.suppress(FileNotFoundError):
             settings.OVERRIDE.unlink()
     else:
         write_override(arguments.action, arguments.reason, arguments.duration)
     after = settings.active_profile(release["profiles"])
-    result = restart(release, arguments.drain) if after != before else 0
+    result = restart(arguments.drain) if after != before else 0
     print(status(release))
     return result
 
