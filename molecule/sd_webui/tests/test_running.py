@@ -171,6 +171,15 @@ def test_stops_cleanly(host: Any) -> None:
     wait_until_running(host, 5)
 
 
+def test_stops_cleanly_while_it_starts(host: Any) -> None:
+    host.check_output("systemctl stop sd-webui")
+    starting = 'until [ "$(systemctl show --property=SubState --value sd-webui)" = start-post ]; do sleep 0.01; done'
+    host.check_output(f"systemctl start --no-block sd-webui; timeout 30 sh -c {shlex.quote(starting)}")
+    host.check_output("systemctl stop sd-webui")
+    assert host.check_output("systemctl show --property=Result --value sd-webui") == "success"
+    host.check_output("systemctl start sd-webui")
+
+
 def test_comes_up_after_a_reboot(host: Any) -> None:
     subprocess.run([str(ROOT / "tests/testbed/testbed"), "restart", "sd-webui"], check=True, timeout=180)
     wait_until_running(host, 90)
