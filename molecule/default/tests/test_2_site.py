@@ -22,6 +22,16 @@ def test_ends_with_the_line_that_opens_the_page(playbook: Any) -> None:
     assert "http://127.0.0.1:7860/" in run.message
 
 
+def test_the_cpu_serves_until_the_driver_of_the_card_runs(host: Any, playbook: Any) -> None:
+    """A test host has no kernel of its own to load a module into, which is as before a reboot."""
+    assert host.run("nvidia-smi").rc == 9
+    assert host.check_output("cat /etc/sd-webui/profile") == "cpu"
+    run = playbook("playbooks/site.yml", HOST, "--tags", "nvidia_driver")
+    assert run.returncode == 0 and run.changed == 0, run.output
+    assert "driver 530.30.02 is installed, but a container has no kernel of its own" in run.output
+    assert "Until then the CPU does the work." in run.output
+
+
 def test_report_changes_nothing(playbook: Any) -> None:
     run = playbook("playbooks/report.yml", HOST)
     assert run.returncode == 0 and run.changed == 0, run.output

@@ -57,7 +57,7 @@ def test_all_that_is_wrong_is_said_at_once(playbook: Any) -> None:
     run = playbook(UPDATE, GOOD, **wrong)
     assert run.returncode != 0
     for sentence in (
-        'no profile "gpu_full"; set sd_webui_profile to cpu.',
+        'no profile "gpu_full"; set sd_webui_profile to auto or cpu.',
         'no pinned version "9.9"; set sd_webui_version to',
         "consent with sd_webui_allow_unauthenticated: true.",
         "choose one from 1024 to 65535.",
