@@ -38,6 +38,7 @@ echo "system=$(. "$ROOT/etc/os-release" && echo "$NAME")"
 echo "release=$(. "$ROOT/etc/os-release" && echo "${VERSION_ID:-}")"
 echo "point_release=$(cat "$ROOT/etc/debian_version" 2>/dev/null)"
 echo "architecture=$(uname -m)"
+if command -v python3 >/dev/null; then echo "python=yes"; else echo "python=no"; fi
 echo "cpu=$(cpu_value 'model name')"
 echo "threads=$(grep -c '^processor' "$ROOT/proc/cpuinfo")"
 echo "cores=$(lscpu -p=core,socket 2>/dev/null | grep -v '^#' | sort -u | wc -l)"
