@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 
 from . import apt_sources, machine
 from .common import TestbedError, attempt, cache_dir, lock, run, say
@@ -94,9 +95,8 @@ def ensure_network() -> None:
             run(["podman", "network", "create", "--disable-dns", NETWORK])
 
 
-def tree(folder: pathlib.Path, release: str, mirror: apt_sources.Mirror) -> None:
-    """Write the files that turn a minimal Debian into a test host."""
-    shutil.copytree(ROOTFS, folder, symlinks=True)
+def machine_files(release: str, mirror: apt_sources.Mirror) -> dict[str, bytes]:
+    """The files that let a Debian of its own use what this machine uses: package sources and certificates."""
     files: dict[str, bytes] = {
         "etc/apt/sources.list": apt_sources.sources(release, mirror).encode(),
         "etc/machine-id": b"",
@@ -109,17 +109,28 @@ def tree(folder: pathlib.Path, release: str, mirror: apt_sources.Mirror) -> None
         files[f"usr/local/share/ca-certificates/{name}"] = content
     if authorities:
         files.update({name: text.encode() for name, text in CA_SETTINGS.items()})
+    return files
+
+
+def write_files(folder: pathlib.Path, files: dict[str, bytes]) -> None:
+    """Write files below a folder, all of it with the modes that a host's root file system has."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o440 if path.parent.name == "sudoers.d" else 0o644)
+
+
+def tree(folder: pathlib.Path, release: str, mirror: apt_sources.Mirror) -> None:
+    """Write the files that turn a minimal Debian into a test host."""
+    shutil.copytree(ROOTFS, folder, symlinks=True)
     units = folder / "usr/local/lib/systemd/system"
     for unit in MASKED:
         # Not in /etc, where a role that masks units of its own works.
         (units / unit).symlink_to("/dev/null")
-    for path in [folder, *folder.rglob("*")]:
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o440 if path.parent.name == "sudoers.d" else 0o644)
+    write_files(folder, machine_files(release, mirror))
 
 
 def base_recipe(release: str, mirror: apt_sources.Mirror) -> str:
@@ -131,6 +142,25 @@ def base_recipe(release: str, mirror: apt_sources.Mirror) -> str:
     )  # fmt: skip
 
 
+def mmdebstrap(
+    release: str, packages: Sequence[str], sources: pathlib.Path, folder: pathlib.Path, target: pathlib.Path,
+    hooks: Sequence[str],
+) -> None:  # fmt: skip
+    """Make a root file system with these packages and the files of the folder; hooks are shell, "$1" is its root."""
+    command = [
+        "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}",
+        # An installed Debian has package lists; a role that refreshes them when they are old works as on a PC.
+        "--skip=cleanup/apt/lists",
+        *[f"--aptopt={setting.rstrip(';')}" for setting in apt_sources.settings()],
+        "--customize-hook=rm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap \"$1\"/etc/apt/sources.list.d/*",
+        f"--customize-hook=sync-in {folder} /",
+        "--customize-hook=chroot \"$1\" update-ca-certificates >/dev/null 2>&1",
+        *[f"--customize-hook={hook}" for hook in hooks],
+        release, str(target), str(sources),
+    ]  # fmt: skip
+    run(command, timeout=900, doing=f"making the Debian {release} root file system with mmdebstrap")
+
+
 def make_tarball(release: str, mirror: apt_sources.Mirror, tarball: pathlib.Path) -> None:
     """Make the root file system of a release from the mirror."""
     partial = tarball.with_name(f"partial-{tarball.name}")
@@ -139,18 +169,7 @@ def make_tarball(release: str, mirror: apt_sources.Mirror, tarball: pathlib.Path
         tree(folder, release, mirror)
         sources = pathlib.Path(temporary) / "sources.list"
         sources.write_text(apt_sources.sources(release, mirror, signed_by=True), encoding="ascii")
-        command = [
-            "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}",
-            # An installed Debian has package lists; a role that refreshes them when they are old works as on a PC.
-            "--skip=cleanup/apt/lists",
-            *[f"--aptopt={setting.rstrip(';')}" for setting in apt_sources.settings()],
-            "--customize-hook=rm -f \"$1\"/etc/apt/apt.conf.d/99mmdebstrap \"$1\"/etc/apt/sources.list.d/*",
-            f"--customize-hook=sync-in {folder} /",
-            "--customize-hook=chroot \"$1\" update-ca-certificates >/dev/null 2>&1",
-            "--customize-hook=rm -f \"$1\"/etc/ssh/ssh_host_*",
-            release, str(partial), str(sources),
-        ]  # fmt: skip
-        run(command, timeout=900, doing=f"making the Debian {release} root file system with mmdebstrap")
+        mmdebstrap(release, PACKAGES, sources, folder, partial, ['rm -f "$1"/etc/ssh/ssh_host_*'])
     partial.rename(tarball)
 
 

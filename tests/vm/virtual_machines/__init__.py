@@ -1,0 +1,1 @@
+"""Debian virtual machines for tests: a kernel of their own, real reboots."""
