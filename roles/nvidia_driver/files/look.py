@@ -23,7 +23,7 @@ from typing import Any
 # The driver and what is built on it; not the container toolkit and other tools, which have a life of their own.
 DRIVER_PACKAGE = re.compile(
     r"(?!.*nvidia-(container|texture|cg-))(nvidia-|glx-alternative-nvidia|libnvidia-|libcuda1|libcuda-|libcudadebugger|libnvcuvid|libnvoptix|cuda-|cuda$"
-    r"|xserver-xorg-video-nvidia|firmware-nvidia|linux-.*-nvidia|lib(gl|egl|gles).*-nvidia)"
+    r"|xserver-xorg-video-nvidia|firmware-nvidia-(.*-)?gsp|linux-.*-nvidia|lib(gl|egl|gles).*-nvidia)"
 )
 MODULE_FILE = re.compile(r"nvidia(-current|-legacy-\w+|-tesla(-\d+)?)?(-open)?\.ko(\.\w+)?$")
 MODPROBE_PLACES = tuple(f"{place}/modprobe.d" for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib", "/lib"))

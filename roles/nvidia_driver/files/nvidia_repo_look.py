@@ -96,8 +96,16 @@ def choose(ask: dict[str, Any], have: dict[str, str]) -> dict[str, Any]:
         "missing": sorted(name for name in wanted if branch_of(have.get(name, "")) != branch),
         "pinning": pinning if offered[pinning] else None,
         "other_pinning": sorted(name for name in have if name.startswith("nvidia-driver-pinning-") and name != pinning),
-        "pinned": pinning in have or Path(ask["preferences_file"]).exists(),
+        "pinned": pinning in have or pins(ask["preferences_file"], branch),
     }
+
+
+def pins(path: str, branch: int) -> bool:
+    """Return whether the preferences file holds this branch."""
+    try:
+        return f"Pin: version {branch}." in Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 def toolkits(ask: dict[str, Any], have: dict[str, str]) -> dict[str, Any]:

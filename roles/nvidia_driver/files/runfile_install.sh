@@ -28,9 +28,13 @@ if [[ ! -e /lib/modules/$(uname -r)/build/Makefile ]]; then
   [[ -n $kernel ]] || die "no kernel has its headers installed; install linux-headers-amd64 and run again."
   options+=("--kernel-name=${kernel##*/}")
 fi
-# The module cannot be tried while another one holds the card: the reboot does that.
-if ((branch >= 550)) && [[ -e /sys/module/nouveau || -e /sys/module/nvidia ]]; then
+# The module cannot be tried while another one holds the card, nor before DKMS has signed it for Secure Boot: the role
+# tries it afterwards.
+if ((branch >= 550)); then
   options+=(--skip-module-load)
+elif [[ -e /sys/module/nvidia ]]; then
+  # These installers take the old module out themselves, unless it is in use.
+  systemctl stop nvidia-persistenced.service 2>/dev/null || true
 fi
 if ((branch >= 545)); then
   options+=(--allow-installation-with-running-driver --no-rebuild-initramfs)
@@ -46,6 +50,9 @@ if ((status != 0)); then
   # The first line with an error is the reason, the later ones say that there was one.
   reason="$(grep -h -m 1 -o 'ERROR: .*' "$log" "$TMPDIR/output" 2>/dev/null | head -n 1 | cut -c 8-300 || true)"
   [[ -n $reason ]] || reason="$(tail -n 1 "$TMPDIR/output" | cut -c -300)"
+  [[ $reason != *"already be loaded"* ]] ||
+    die "the running driver is in use, so driver $version cannot take its place; stop what uses the card (fuser -v /dev/nvidia*)," \
+      "or run with nvidia_driver_state: absent, reboot and run again."
   die "NVIDIA's installer of driver $version failed with status $status (${reason%.}); read $log there, and try a driver that is" \
     "made for this kernel and this card."
 fi
