@@ -297,8 +297,6 @@ def plan_driver(
             problems.append(f"the installer's {choices[0].version} does not know {mismatch}")
         else:
             problems.append(f"{where} (branch {branches_of(choices)}) has no driver for {mismatch}")
-    if source == "runfile" and choices and not problems:
-        chosen = choices[0]
 
     wanted_module = overrides.get("kernel_module") or "auto"
     module = ("open" if row.open_module == "required" else "proprietary") if wanted_module == "auto" else wanted_module

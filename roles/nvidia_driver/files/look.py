@@ -71,18 +71,20 @@ def run(command: list[str], timeout: float = 30) -> str:
         return output.read().decode(errors="replace")
 
 
-def packages() -> dict[str, str]:
-    """Return all installed packages with their versions."""
+def dpkg_rows() -> list[list[str]]:
+    """Return the state, name and version of every package that dpkg knows."""
     listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package} ${Version}\\n"])
-    rows = (line.split() for line in listed.splitlines())
+    return [line.split() for line in listed.splitlines()]
+
+
+def packages(rows: list[list[str]]) -> dict[str, str]:
+    """Return all installed packages with their versions."""
     return {row[1]: row[2] for row in rows if len(row) == 3 and row[0] == "installed"}
 
 
-def left_packages() -> list[str]:
+def left_packages(rows: list[list[str]]) -> list[str]:
     """Return the driver packages that were removed and have left their configuration behind."""
-    listed = run(["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Package}\\n"])
-    rows = (line.split() for line in listed.splitlines())
-    return sorted(row[1] for row in rows if len(row) == 2 and row[0] == "config-files" and DRIVER_PACKAGE.match(row[1]))
+    return sorted(row[1] for row in rows if row[:1] == ["config-files"] and DRIVER_PACKAGE.match(row[1]))
 
 
 def owned(path: Path) -> bool:
@@ -209,7 +211,8 @@ def main() -> None:
     """Answer the questions given as the JSON argument."""
     ask = json.loads(sys.argv[1])
     running = os.uname().release
-    installed = packages()
+    rows = dpkg_rows()
+    installed = packages(rows)
     every = kernels()
     gpus = smi()
     json.dump(
@@ -226,7 +229,7 @@ def main() -> None:
             "metapackage": metapackage(running, installed),
             "installed": sorted(installed),
             "packages": {name: version for name, version in installed.items() if DRIVER_PACKAGE.match(name)},
-            "left_packages": left_packages(),
+            "left_packages": left_packages(rows),
             "runfile_version": runfile_version(),
             "library_version": library_version(),
             "loaded_version": read("/sys/module/nvidia/version").strip() or None,
