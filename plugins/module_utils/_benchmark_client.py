@@ -66,6 +66,7 @@ class WebUi:
         unit: str | None = None,
         username: str | None = None,
         password: str | None = None,
+        login_file: str | None = None,
         timeout: int = 3600,
         validate_certs: bool = True,
     ) -> None:
@@ -74,6 +75,7 @@ class WebUi:
         self._start = f"start it with `systemctl start {unit}`" if unit else "start it, or correct url"
         self._username = username
         self._password = password
+        self._login_file = login_file
         self._timeout = timeout
         self._validate_certs = validate_certs
 
@@ -197,9 +199,12 @@ class WebUi:
         except (OSError, HTTPException):
             said = ""
         if status in (401, 403):
-            next_step = "give the right username and password"
-            if self._username is None:
-                next_step = "give username and password, as the server asks for them"
+            if self._login_file is not None:
+                next_step = f"the login in {self._login_file} is not the server's, so correct that file"
+            elif self._username is not None:
+                next_step = "give the right username and password"
+            else:
+                next_step = "it asks for a login, so set login_file, or give username and password"
             message = f"{target} refused the request (HTTP {status}): {next_step}."
         elif status in (404, 405):
             message = (

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,21 +61,18 @@ def read_engine(path: str, url: str | None) -> Engine:
             "use the collection version that installed the server, or run the role sd_webui again."
         )
     try:
-        return _as_engine(content, url)
+        return _as_engine(content, url, path)
     except (KeyError, TypeError, ValueError) as exc:
         raise EngineFileError(
             f"The engine file {path} lacks a usable {exc}: run the role sd_webui again to rewrite it."
         ) from exc
 
 
-def _as_engine(content: dict[str, Any], url: str | None) -> Engine:
+def _as_engine(content: dict[str, Any], url: str | None, path: str) -> Engine:
     if url is None:
         address = _EVERYWHERE.get(str(content["address"]), str(content["address"]))
         host = f"[{address}]" if ":" in address else address
         url = f"http://{host}:{int(content['port'])}"
-    profiles = content.get("profiles") or []
-    # The active profile is known for certain only where there is no choice.
-    profile = content.get("profile") or (profiles[0] if len(profiles) == 1 else None)
     return Engine(
         url=url,
         txt2img_path=str(content["txt2img_path"]),
@@ -84,10 +82,43 @@ def _as_engine(content: dict[str, Any], url: str | None) -> Engine:
         version=content.get("version"),
         release=content.get("release"),
         unit=content.get("unit"),
-        profile=profile,
+        profile=content.get("profile") or _active_profile(path, content.get("profiles") or []),
         checkpoint_file=content.get("checkpoint"),
         auth_file=content.get("auth_file"),
     )
+
+
+def _active_profile(path: str, profiles: list[str]) -> str | None:
+    """As the server's own start decides: the override of sd-profile while it lasts, else what the playbook wrote."""
+    if len(profiles) == 1:
+        return profiles[0]
+    root = os.path.abspath(path)
+    # Elsewhere lies a copy, which says nothing about a host.
+    if not root.endswith(DEFAULT_ENGINE_FILE):
+        return None
+    root = root[: -len(DEFAULT_ENGINE_FILE)]
+    for read in (_override, _desired):
+        try:
+            profile = read(root)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if profile in profiles:
+            return profile
+    return None
+
+
+def _override(root: str) -> str | None:
+    with open(f"{root}/var/lib/sd-webui/profile-override.json", encoding="utf-8") as stream:
+        content = json.load(stream)
+    expires = content.get("expires") if isinstance(content, dict) else 0
+    if expires is not None and float(expires) <= time.time():
+        return None
+    return str(content["profile"])
+
+
+def _desired(root: str) -> str:
+    with open(f"{root}/etc/sd-webui/profile", encoding="utf-8") as stream:
+        return stream.read().strip()
 
 
 def read_auth_file(path: str) -> tuple[str, str]:
@@ -97,13 +128,16 @@ def read_auth_file(path: str) -> tuple[str, str]:
             lines = [line.strip() for line in stream]
     except OSError as exc:
         raise EngineFileError(
-            f"The password file {path} cannot be read ({exc.strerror}): run with become, or give username and password."
+            f"The login file {path} cannot be read ({exc.strerror}): "
+            "run with become, set login_file, or give username and password."
         ) from exc
+    except UnicodeDecodeError as exc:
+        raise EngineFileError(f"The login file {path} is not UTF-8: write it again as user:password.") from exc
     for line in lines:
         user, colon, password = line.partition(":")
         if colon and user and not user.startswith("#"):
             return user, password
-    raise EngineFileError(f"The password file {path} has no `user:password` line: give username and password.")
+    raise EngineFileError(f"The login file {path} has no line user:password: write one, or give username and password.")
 
 
 def file_sha256(path: str) -> str:

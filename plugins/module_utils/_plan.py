@@ -460,6 +460,8 @@ def make_plan(
         "gpu_index": decision["gpu_index"],
         "pci_address": gpu["pci_address"] if gpu else None,
         "gpu_name": gpu["name"] if gpu else None,
+        "gpu_memory_mib": gpu["vram_mib"] if gpu else None,
+        "broken_fp16": row is not None and row.fp16.known_broken,
         "profile": profile,
         "ready": ready,
         "profile_now": profile_now,

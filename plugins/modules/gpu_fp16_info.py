@@ -428,6 +428,13 @@ plan:
       description: The name of the chosen card. Null on the CPU.
       type: str
       sample: NVIDIA GeForce GTX 750 Ti
+    gpu_memory_mib:
+      description: The memory of the chosen card in MiB. Null on the CPU, and as long as no driver tells it.
+      type: int
+      sample: 1999
+    broken_fp16:
+      description: Whether the chosen card computes black pictures in half precision (the GeForce GTX 16 series).
+      type: bool
     profile:
       description: The profile to run once the driver runs, among those that the engine has.
       type: str

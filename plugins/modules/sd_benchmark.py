@@ -93,10 +93,15 @@ options:
     description:
       - Address of the server, such as V(http://127.0.0.1:7860). Replaces the address in O(engine_file).
     type: str
+  login_file:
+    description:
+      - A file on the managed host with the line C(user:password), for a server whose API asks for a login.
+      - The default is the C(auth_file) that O(engine_file) names, if any, unless O(url) leads to another host.
+      - The login is sent to the host in O(url) alone, also when that host wants to send the request on.
+    type: path
   username:
     description:
-      - User name for a server whose API asks for one. The default comes from the C(auth_file) that O(engine_file)
-        names, if any.
+      - User name for a server whose API asks for one, instead of O(login_file).
     type: str
   password:
     description:
@@ -175,6 +180,12 @@ EXAMPLES = r"""
     username: api
     password: "{{ api_password }}"
     image_path: /srv/sd/outputs/
+
+- name: Measure it with the login that is on the host already
+  secondhand.diffusion.sd_benchmark:
+    preset: smoke
+    url: http://127.0.0.1:7860
+    login_file: /etc/sd-webui/login
 """
 
 RETURN = r"""
@@ -291,7 +302,9 @@ release:
   returned: always
   type: str
 profile:
-  description: The active profile. Null where the engine file leaves a choice and does not tell which one is active.
+  description:
+    - The active profile, that of C(sd-profile) before that of the playbook. Null where the engine file leaves a choice
+      and nothing beside it tells which one is active.
   returned: always
   type: str
   sample: cpu
@@ -385,6 +398,7 @@ class Benchmark:
             unit=self.engine.unit,
             username=username,
             password=password,
+            login_file=self._login_file() if self.params["username"] is None else None,
             timeout=self.params["timeout"],
             validate_certs=self.params["validate_certs"],
         )
@@ -453,12 +467,20 @@ class Benchmark:
     def _credentials(self) -> tuple[str | None, str | None]:
         if self.params["username"] is not None:
             return self.params["username"], self.params["password"]
-        if not self.engine.auth_file:
+        path = self._login_file()
+        if path is None:
             return None, None
-        username, password = read_auth_file(self.engine.auth_file)
+        username, password = read_auth_file(path)
         # It did not come in through the options, so Ansible does not know yet that it is to be kept out of results.
         self.module.no_log_values.add(password)
         return username, password
+
+    def _login_file(self) -> str | None:
+        if self.params["login_file"] is not None:
+            path: str = self.params["login_file"]
+            return path
+        # The engine's login is for this host, and not for wherever url leads.
+        return self.engine.auth_file if self.local else None
 
     def _image_path(self) -> str | None:
         path: str | None = self.params["image_path"]
@@ -477,9 +499,10 @@ class Benchmark:
     def _refuse_busy_server(self) -> None:
         if self.engine.progress_path is None:
             return
-        answer = self.web_ui.get_optional(f"{self.engine.progress_path}?skip_current_image=true")
+        path = self.engine.progress_path + ("" if "?" in self.engine.progress_path else "?skip_current_image=true")
+        answer = self.web_ui.get_optional(path)
         state = answer.get("state") if isinstance(answer, dict) else None
-        if isinstance(state, dict) and state.get("job_count"):
+        if isinstance(state, dict) and (state.get("job_count") or state.get("job") or answer.get("current_task")):
             raise Unusable(f"{self.engine.url} is busy with another picture: measure again when it is idle.")
 
     # Measuring
@@ -617,6 +640,7 @@ def main() -> None:
             },
             "engine_file": {"type": "path"},
             "url": {"type": "str"},
+            "login_file": {"type": "path"},
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
             "validate_certs": {"type": "bool", "default": True},
@@ -628,6 +652,7 @@ def main() -> None:
             "checkpoint_hash": {"type": "bool", "default": True},
         },
         add_file_common_args=True,
+        mutually_exclusive=[("login_file", "username")],
         required_together=[("username", "password")],
         supports_check_mode=True,
     )

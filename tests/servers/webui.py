@@ -117,7 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        self.server.requests.append({"method": "GET", "path": self.path})
+        login = self.headers.get("Authorization")
+        self.server.requests.append({"method": "GET", "path": self.path, "login": login})
         if not self._may_enter():
             return
         route = self._routes().get(path)

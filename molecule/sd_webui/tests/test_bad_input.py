@@ -80,7 +80,7 @@ def test_all_that_is_wrong_is_said_at_once(playbook: Any) -> None:
             {"sd_webui_checkpoint": "other.safetensors"},
             "there is no checkpoint /srv/sd/models/checkpoint/other.safetensors",
         ),
-        ({"sd_webui_rollback": True}, "there is no earlier release to go back to"),
+        ({"sd_webui_version": "previous"}, "there is no earlier release to go back to"),
         (
             {"sd_webui_release_archive": "/nowhere.tar.gz", "sd_webui_release_archive_sha256": "0" * 64},
             "the release archive /nowhere.tar.gz could not be deployed",

@@ -47,7 +47,7 @@ def test_update_and_rollback(host: Any, playbook: Any, archive: dict[str, str]) 
     again = playbook("playbooks/update.yml", TARGET, **archive)
     assert again.changed == 0, again.output
 
-    back = playbook("playbooks/update.yml", TARGET, sd_webui_rollback=True)
+    back = playbook("playbooks/update.yml", TARGET, sd_webui_version="previous")
     assert back.returncode == 0, back.output
     assert current(host) == built
     assert host.check_output("readlink -f /opt/sd-webui/previous").endswith(deployed)
@@ -56,7 +56,7 @@ def test_update_and_rollback(host: Any, playbook: Any, archive: dict[str, str]) 
     held = playbook("playbooks/update.yml", TARGET, **archive)
     assert held.returncode == 0 and held.changed == 0, held.output
     assert f"it was rolled back from {deployed}" in held.output
-    twice = playbook("playbooks/update.yml", TARGET, sd_webui_rollback=True)
+    twice = playbook("playbooks/update.yml", TARGET, sd_webui_version="previous")
     assert twice.returncode == 0 and twice.changed == 0, twice.output
     assert current(host) == built
     assert playbook("playbooks/update.yml", TARGET).changed == 0

@@ -27,6 +27,6 @@ def test_update_and_way_back(host: Any, playbook: Any) -> None:
     assert running(host) == "0.4.7"
     assert json.loads(host.check_output("cat /etc/sd-webui/engine.json"))["version"] == "0.4.7"
 
-    back = playbook("playbooks/update.yml", HOST, sd_webui_version="0.4.7", sd_webui_rollback=True)
+    back = playbook("playbooks/update.yml", HOST, sd_webui_version="previous")
     assert back.returncode == 0, back.output
     assert running(host) == "0.4.6"

@@ -56,6 +56,7 @@ def prove(base: str, release: str) -> None:
             time.sleep(0.2)
         prove_memory(name)
         prove_devices(name)
+        prove_credentials(name)
     finally:
         attempt(["podman", "rm", "--force", "--time", "0", name])
 
@@ -95,4 +96,17 @@ def prove_devices(name: str) -> None:
         raise TestbedError(
             f"a unit with DevicePolicy=closed opened {device}, so device policies are not enforced in test hosts; "
             "check that the container has a cgroup namespace of its own"
+        )
+
+
+def prove_credentials(name: str) -> None:
+    """A file of root's must reach a unit that runs as somebody else, and nobody else."""
+    secret = "/root/testbed-credential"
+    attempt(["podman", "exec", name, "/bin/sh", "-c", f"umask 077; echo secret > {secret}"])
+    # systemd keeps a file that it could not read out of the unit in silence on some releases: look for what is in it.
+    script = f'grep --quiet secret "$CREDENTIALS_DIRECTORY/given" && ! cat {secret}'
+    if unit(name, ["DynamicUser=yes", f"LoadCredential=given:{secret}"], script) != 0:
+        raise TestbedError(
+            "a unit with LoadCredential did not get its credential, so logins cannot be tested; see in a test host whether "
+            "testbed-shared-mounts.service failed"
         )

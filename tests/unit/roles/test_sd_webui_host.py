@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from webui import serve
 
 HOST = Path(__file__).resolve().parents[3] / "roles/sd_webui/files/host"
 
@@ -102,6 +103,79 @@ def test_launch_fills_the_command_and_adds_profile_and_extra_arguments(root: Pat
     assert lines[7] == "VALUE=from the profile"
 
 
+def edit_release(root: Path, **data: Any) -> None:
+    """Change the recipe of the current release."""
+    path = root / "opt/sd-webui/current/release.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **data}), encoding="utf-8")
+
+
+def test_launch_fills_every_placeholder(root: Path) -> None:
+    names = (
+        "release",
+        "libexec",
+        "checkpoint",
+        "models_dir",
+        "outputs_dir",
+        "data_dir",
+        "address",
+        "port",
+        "credentials",
+    )
+    edit_settings(root, data_dir="/srv/sd")
+    edit_release(root, command=["{release}/bin/engine", *(f"{name}={{{name}}}" for name in names)])
+    lines = run(root, "launch", CREDENTIALS_DIRECTORY="/run/credentials/x").stdout.splitlines()
+    assert lines[1:10] == [
+        f"release={root}/opt/sd-webui/releases/engine-1",
+        f"libexec={HOST}",
+        f"checkpoint={root}/model.safetensors",
+        "models_dir=/models",
+        "outputs_dir=/outputs",
+        "data_dir=/srv/sd",
+        "address=127.0.0.1",
+        "port=7860",
+        "credentials=/run/credentials/x",
+    ]
+
+
+@pytest.mark.parametrize("part", ["{credentials}/login", "{data_dir}", "{unknown}", "{", "{0}"])
+def test_launch_says_what_has_no_value(root: Path, part: str) -> None:
+    edit_release(root, command=["{release}/bin/engine", part])
+    done = run(root, "launch")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"the recipe has {part}, and this host tells no value for it" in done.stderr
+
+
+def test_launch_adds_the_login_when_there_is_one(root: Path) -> None:
+    edit_release(root, command_when_login=["--auth-path", "{credentials}/login"])
+    assert "--auth-path" not in run(root, "launch").stdout
+    # Whatever a person sets, a login that is wanted stays wanted.
+    edit_settings(root, login=True, environment={"SD_WEBUI_LOGIN": ""})
+    engine = root / "opt/sd-webui/current/bin/engine"
+    engine.write_text('#!/bin/sh\nprintf \'%s\\n\' "$@" "$SD_WEBUI_LOGIN"\n', encoding="utf-8")
+    lines = run(root, "launch", CREDENTIALS_DIRECTORY="/run/credentials/x").stdout.splitlines()
+    assert lines[5:8] == ["--auth-path", "/run/credentials/x/login", "--slow"] and lines[-1] == "required"
+
+
+@pytest.mark.parametrize(
+    ("broken", "profile", "added"), [(True, "gpu_full", True), (True, "cpu", False), (False, "gpu_full", False)]
+)
+def test_launch_minds_broken_half_precision_on_a_card(root: Path, broken: bool, profile: str, added: bool) -> None:
+    both = {"arguments": ["--fast"], "environment": {}, "broken_fp16_arguments": ["--precise"]}
+    edit_release(root, profiles={"cpu": both, "gpu_full": both})
+    edit_settings(root, broken_fp16=broken)
+    (root / "etc/sd-webui/profile").write_text(profile, encoding="utf-8")
+    lines = run(root, "launch").stdout.splitlines()
+    assert lines[5:7] == ["--fast", "--precise" if added else "--extra {not a placeholder}"]
+
+
+def test_launch_fills_the_releases_environment_and_not_the_hosts(root: Path) -> None:
+    profiles: dict[str, Any] = {"cpu": {"arguments": [], "environment": {}}}
+    edit_release(root, environment={"VALUE": "{release}/hub"}, profiles=profiles)
+    assert run(root, "launch").stdout.splitlines()[-1] == f"VALUE={root}/opt/sd-webui/releases/engine-1/hub"
+    edit_settings(root, environment={"VALUE": "{release}"})
+    assert run(root, "launch").stdout.splitlines()[-1] == "VALUE={release}"
+
+
 def test_launch_lets_the_hosts_environment_win(root: Path) -> None:
     edit_settings(root, environment={"VALUE": "from the host"})
     assert run(root, "launch").stdout.splitlines()[-1] == "VALUE=from the host"
@@ -168,7 +242,9 @@ def test_launch_refuses_a_release_of_a_better_cpu(root: Path) -> None:
 def test_wait_ready(root: Path, unused_port: int) -> None:
     edit_settings(root, port=unused_port)
     late = run(root, "wait_ready", "--timeout", "1")
-    assert late.returncode == 1 and f"http://127.0.0.1:{unused_port} did not answer." in late.stderr
+    assert late.returncode == 1 and late.stderr.count("\n") == 1
+    assert "within 1 s (at last: [Errno 111] Connection refused)" in late.stderr
+    assert late.stderr.endswith(f"http://127.0.0.1:{unused_port} did not answer.\n")
     environment = {"PATH": os.environ["PATH"], "SD_WEBUI_ROOT": str(root), "SERVE": str(unused_port)}
     with subprocess.Popen(
         [sys.executable, "-BEs", str(HOST / "launch.py")], env=environment, stdout=subprocess.DEVNULL
@@ -177,6 +253,123 @@ def test_wait_ready(root: Path, unused_port: int) -> None:
             assert run(root, "wait_ready", "--timeout", "20").returncode == 0
         finally:
             engine.terminate()
+
+
+def serve_a1111(root: Path, server: Any) -> None:
+    """Make the stand-in the server of this root."""
+    paths = {"readiness": "/sdapi/v1/options", "health": "/internal/ping", "txt2img": "/sdapi/v1/txt2img"}
+    edit_release(root, paths={**paths, "progress": "/sdapi/v1/progress?skip_current_image=true"})
+    edit_settings(root, port=server.server_address[1])
+
+
+def test_ready_is_when_the_api_answers(root: Path) -> None:
+    with serve(kind="automatic1111", misbehave="no_api") as server:
+        serve_a1111(root, server)
+        late = run(root, "wait_ready", "--timeout", "1")
+        assert late.returncode == 1 and "/sdapi/v1/options had no answer within 1 s (at last: HTTP 404)" in late.stderr
+
+
+def test_waiting_ends_with_the_process(root: Path, unused_port: int) -> None:
+    edit_settings(root, port=unused_port)
+    started = time.monotonic()
+    ended = run(root, "wait_ready", "--timeout", "30", MAINPID="4194999")
+    assert ended.returncode == 1 and "before its process ended (at last: nothing)" in ended.stderr
+    assert time.monotonic() - started < 5
+
+
+def test_the_login_is_sent_and_nowhere_said(root: Path, tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    with serve(kind="automatic1111", auth="me:open sesame", busy=True) as server:
+        serve_a1111(root, server)
+        # Not known: that it is asked for is an answer, and what it would say is not known.
+        assert run(root, "wait_ready", "--timeout", "1").returncode == 0
+        assert run(root, "drain", "--timeout", "0", PATH=fake_systemctl(tmp_path)).stdout == ""
+        (root / "etc/sd-webui/login").write_text("me:wrong word\n", encoding="utf-8")
+        refused = run(root, "wait_ready", "--timeout", "1")
+        assert refused.returncode == 1 and "(at last: HTTP 401)" in refused.stderr and "word" not in refused.stderr
+        # systemd's copy goes before the file, which the service may not read.
+        (credentials / "login").write_text("me:open sesame\n", encoding="utf-8")
+        known = {"CREDENTIALS_DIRECTORY": str(credentials)}
+        assert run(root, "wait_ready", "--timeout", "5", **known).returncode == 0
+        assert "still being made" in run(root, "drain", "--timeout", "0", **known).stdout
+        assert all("?skip_current_image=true?" not in request["path"] for request in server.requests)
+
+
+def fake_systemctl(folder: Path, pid: int = 0) -> str:
+    """A PATH with a systemctl that knows the service's process and writes down what it is told to do."""
+    command = folder / "bin/systemctl"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(
+        f'#!/bin/sh\necho "$@" >>{folder}/systemctl.log\n[ "$1" != show ] || echo {pid}\n', encoding="utf-8"
+    )
+    command.chmod(0o755)
+    return f"{command.parent}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "busy"),
+    [
+        ({"state": {"job_count": 0, "job": ""}, "current_task": None}, False),
+        ({"state": {"job_count": 0, "job": ""}}, False),
+        ({"state": {"job_count": -1, "job": ""}}, True),
+        ({"state": {"job_count": 1, "job": "task(1)"}}, True),
+        ({"state": {"job_count": 0, "job": "scripts_txt2img"}}, True),
+        ({"state": {"job_count": 0, "job": ""}, "current_task": "task(1)"}, True),
+        ({"state": None}, None),
+        ([], None),
+        ("<html>", None),
+    ],
+)
+def test_what_progress_means(answer: Any, busy: bool | None) -> None:
+    body = answer if isinstance(answer, str) else json.dumps(answer)
+    code = "import server, sys; print(server.says_busy(sys.stdin.buffer.read()))"
+    done = subprocess.run(
+        [sys.executable, "-Bc", code], cwd=HOST, input=body, capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.strip() == str(busy)
+
+
+def test_check_running(root: Path, tmp_path: Path) -> None:
+    # An interpreter from elsewhere with a file of the release in its memory, as a virtualenv's Python is.
+    library = root / "opt/sd-webui/current/venv/lib/part.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"x")
+    hold = f"import mmap, time\nfile = open({str(library)!r}, 'rb')\n"
+    hold += "mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
+    hold += "print(flush=True)\ntime.sleep(60)"
+
+    def problem(**options: str) -> str:
+        return run(root, "check_running", **{"PATH": fake_systemctl(tmp_path, engine.pid), **options}).stderr
+
+    with (
+        serve(kind="automatic1111", auth="me:open sesame") as server,
+        serve(kind="automatic1111") as open_server,
+        subprocess.Popen([sys.executable, "-Ec", hold], stdout=subprocess.PIPE) as engine,
+    ):
+        try:
+            assert engine.stdout is not None and engine.stdout.readline()
+            serve_a1111(root, server)
+            edit_settings(root, login=True)
+            assert "login is missing, empty or not readable; run site.yml again" in problem()
+            login = root / "etc/sd-webui/login"
+            login.write_text("me:another\n", encoding="utf-8")
+            assert "the server takes another login than that in" in problem()
+            login.write_text("me:open sesame\n", encoding="utf-8")
+            assert problem() == ""
+            edit_settings(root, port=open_server.server_address[1])
+            assert "does not ask for a login (HTTP 404)" in problem()
+            edit_settings(root, login=False)
+            assert problem() == ""
+            other = root / "opt/sd-webui/releases/engine-2"
+            other.mkdir()
+            (other / "release.json").write_bytes((root / "opt/sd-webui/current/release.json").read_bytes())
+            (root / "opt/sd-webui/current").unlink()
+            (root / "opt/sd-webui/current").symlink_to(other)
+            assert f"does not run from {other}; restart sd-webui.service" in problem()
+        finally:
+            engine.terminate()
+    assert "has no process" in run(root, "check_running", PATH=fake_systemctl(tmp_path)).stderr
 
 
 def test_drain_of_a_server_that_was_never_installed(tmp_path: Path) -> None:
@@ -199,3 +392,32 @@ def test_sd_profile_keeps_reason_and_end(root: Path) -> None:
     assert written["schema"] == 1 and 7000 < written["expires"] - time.time() <= 7200
     cleared = run(root, "sd_profile", "clear")
     assert cleared.returncode == 0 and "override" not in cleared.stdout
+
+
+def test_sd_profile_switches_in_one_restart(root: Path, tmp_path: Path) -> None:
+    edit_settings(root, port=9)
+    path = fake_systemctl(tmp_path)
+    done = run(root, "sd_profile", "gpu_full", PATH=path)
+    assert done.returncode == 0 and "active:   gpu_full" in done.stdout
+    told = (tmp_path / "systemctl.log").read_text(encoding="utf-8").splitlines()
+    assert [line for line in told if not line.startswith("show")] == ["restart sd-webui.service"]
+    assert "with profile gpu_full" in run(root, "launch").stdout
+
+
+@pytest.mark.parametrize(
+    ("torch", "line"),
+    [
+        ({"version": "2.1.2", "build": "cpu", "xformers": None}, "pytorch:  2.1.2, for the CPU only"),
+        (
+            {"version": "2.1.2", "build": "cu121", "xformers": "0.0.23.post1"},
+            "pytorch:  2.1.2, for graphics cards (cu121), with xformers 0.0.23.post1",
+        ),
+        ({"version": "2.1.2", "build": "none"}, None),
+        (None, None),
+        ("2.1.2", None),
+    ],
+)
+def test_sd_profile_tells_the_releases_pytorch(root: Path, torch: Any, line: str | None) -> None:
+    (root / "opt/sd-webui/current/build.json").write_text(json.dumps({"torch": torch}), encoding="utf-8")
+    lines = run(root, "sd_profile", "status").stdout.splitlines()
+    assert [found for found in lines if found.startswith("pytorch")] == ([line] if line else [])

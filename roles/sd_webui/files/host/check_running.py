@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import server
 import settings
@@ -26,10 +27,32 @@ def problem() -> str:
     if not any(path.startswith(current + os.sep) for path in mapped):
         executable = os.readlink(f"/proc/{pid}/exe")
         return f"process {pid} ({executable}) does not run from {current}; restart {settings.UNIT}."
-    if server.get(config, release["paths"]["health"], 10) is None:
+    if config.get("login"):
+        found = login_problem(config, release)
+        if found:
+            return found
+    health = release["paths"]["health"]
+    said, body = server.ask_with_login(config, health, 10)
+    if body is None:
+        return f"{server.base_url(config)}{health} does not answer ({said}); see journalctl -u {settings.UNIT}."
+    return ""
+
+
+def login_problem(config: dict[str, Any], release: dict[str, Any]) -> str:
+    """Is the login that is wanted there, does the server ask for it, and is it the one that the server takes?"""
+    login = settings.load_login()
+    if login is None:
         return (
-            f"{server.base_url(config)}{release['paths']['health']} does not answer; see journalctl -u {settings.UNIT}."
+            f"a login is wanted and {settings.CONFIG / 'login'} is missing, empty or not readable; run site.yml again."
         )
+    # Where the engine has a login it has this path; without a login a GET of it is refused in another way.
+    path = release["paths"]["txt2img"]
+    said, _body = server.ask(config, path, 10)
+    if said != "HTTP 401":
+        return f"{server.base_url(config)}{path} does not ask for a login ({said}); stop {settings.UNIT} and look why."
+    said, _body = server.ask(config, path, 10, login)
+    if said == "HTTP 401":
+        return f"the server takes another login than that in {settings.CONFIG / 'login'}; restart {settings.UNIT}."
     return ""
 
 

@@ -17,24 +17,49 @@ from typing import Any
 import settings
 
 
+def placeholders(config: dict[str, Any]) -> dict[str, Any]:
+    """What may stand in braces in a recipe."""
+    known = ("address", "port", "data_dir", "models_dir", "outputs_dir", "checkpoint")
+    values = {name: config[name] for name in known if name in config}
+    values["release"] = str(settings.release_dir().resolve())
+    values["libexec"] = str(Path(__file__).resolve().parent)
+    # Where systemd puts secrets (LoadCredential): they are on no command line, and in no file that others may read.
+    if "CREDENTIALS_DIRECTORY" in os.environ:
+        values["credentials"] = os.environ["CREDENTIALS_DIRECTORY"]
+    return values
+
+
+def fill(text: Any, config: dict[str, Any]) -> str:
+    """A part of a recipe with this host's values in it; raises SettingsError."""
+    try:
+        return str(text).format(**placeholders(config))
+    except (KeyError, IndexError, ValueError) as error:
+        raise settings.SettingsError(
+            f"the recipe has {text}, and this host tells no value for it; run site.yml for this host again."
+        ) from error
+
+
 def command(release: dict[str, Any], config: dict[str, Any], profile: str) -> list[str]:
     """The engine's whole command line."""
-    values = {
-        "release": str(settings.release_dir().resolve()),
-        "address": config["address"],
-        "port": config["port"],
-        "models_dir": config["models_dir"],
-        "outputs_dir": config["outputs_dir"],
-        "checkpoint": config["checkpoint"],
-    }
-    recipe = [*release["command"], *release["profiles"][profile]["arguments"]]
-    return [str(part).format(**values) for part in recipe] + [str(part) for part in config["extra_args"]]
+    chosen = release["profiles"][profile]
+    recipe = [*release["command"]]
+    if config.get("login"):
+        recipe += release.get("command_when_login", [])
+    recipe += chosen["arguments"]
+    if config.get("broken_fp16") and profile.startswith("gpu_"):
+        recipe += chosen.get("broken_fp16_arguments", [])
+    return [fill(part, config) for part in recipe] + [str(part) for part in config["extra_args"]]
 
 
 def environment(release: dict[str, Any], config: dict[str, Any], profile: str) -> dict[str, str]:
-    """The engine's environment: the service's own, then the profile's, then this host's."""
-    added = {**release["profiles"][profile]["environment"], **config["environment"]}
-    return {**os.environ, **{str(name): str(value) for name, value in added.items()}}
+    """The engine's environment: the service's own, then the release's, then the profile's, then this host's."""
+    recipe = {**release.get("environment", {}), **release["profiles"][profile]["environment"]}
+    added = {name: fill(value, config) for name, value in recipe.items()}
+    added.update({name: str(value) for name, value in config["environment"].items()})
+    if config.get("login"):
+        # Nothing of the above may open the server.
+        added["SD_WEBUI_LOGIN"] = "required"
+    return {**os.environ, **added}
 
 
 def missing_cpu_features() -> list[str]:
@@ -77,10 +102,14 @@ def main() -> int:
             file=sys.stderr,
         )
         return 78
-    argv = command(release, config, profile)
+    try:
+        argv, variables = command(release, config, profile), environment(release, config, profile)
+    except settings.SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 78
     print(f"starting {release['id']} with profile {profile}", flush=True)
     try:
-        os.execve(argv[0], argv, environment(release, config, profile))
+        os.execve(argv[0], argv, variables)
     except OSError as error:
         print(f"error: {argv[0]} cannot be executed ({error}); run site.yml for this host again.", file=sys.stderr)
     return 78

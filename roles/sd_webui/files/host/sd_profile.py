@@ -38,6 +38,21 @@ def local_time(seconds: float) -> str:
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
+def pytorch() -> str:
+    """The release's PyTorch and what it was built for; nothing for an engine without."""
+    try:
+        torch = settings.read_json(settings.release_dir() / "build.json").get("torch")
+    except settings.SettingsError:
+        return ""
+    if not isinstance(torch, dict) or not torch.get("version") or torch.get("build") in (None, "none"):
+        return ""
+    build = torch["build"]
+    words = [f"{torch['version']}", "for the CPU only" if build == "cpu" else f"for graphics cards ({build})"]
+    if torch.get("xformers"):
+        words.append(f"with xformers {torch['xformers']}")
+    return ", ".join(words)
+
+
 def status(release: dict[str, Any]) -> str:
     """The desired profile, the active one, why, and until when."""
     override = settings.load_override()
@@ -46,6 +61,9 @@ def status(release: dict[str, Any]) -> str:
         f"active:   {settings.active_profile(release['profiles'])}",
         f"release:  {release['id']} (profiles: {', '.join(release['profiles'])})",
     ]
+    built = pytorch()
+    if built:
+        lines.append(f"pytorch:  {built}")
     if override is not None:
         until = "until it is cleared" if override.expires is None else f"until {local_time(override.expires)}"
         lines.append(

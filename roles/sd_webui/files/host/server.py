@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import os
 import subprocess
@@ -16,8 +18,6 @@ from typing import Any
 
 import settings
 
-# No proxy: the server is on this very host.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 # A generation keeps at least one core busy; an idle server uses next to none.
 BUSY_CORES = 0.2
@@ -30,16 +30,45 @@ def base_url(config: dict[str, Any]) -> str:
     return f"http://[{address}]:{config['port']}" if ":" in address else f"http://{address}:{config['port']}"
 
 
-def get(config: dict[str, Any], path: str, timeout: float) -> bytes | None:
-    """The body of a 200, or None for any other answer or none. A login in front is an answer as well (empty body)."""
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The login goes to this host's server and to nobody else."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        """Take the redirect for the answer."""
+
+
+# No proxy: the server is on this very host.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+
+
+def ask(config: dict[str, Any], path: str, timeout: float, login: str | None = None) -> tuple[str, bytes | None]:
+    """What the server answers, in words, and the body of a 200."""
+    headers = {}
+    if login is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode("ascii")
     try:
-        with _OPENER.open(base_url(config) + path, timeout=timeout) as answer:
+        request = urllib.request.Request(base_url(config) + path, headers=headers)
+        with _OPENER.open(request, timeout=timeout) as answer:
             body: bytes = answer.read()
-            return body
+            return f"HTTP {answer.status}", body if answer.status == 200 else None
     except urllib.error.HTTPError as error:
-        return b"" if error.code == 401 else None
-    except (OSError, ValueError):
-        return None
+        return f"HTTP {error.code}", None
+    except urllib.error.URLError as error:
+        return str(error.reason), None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__, None
+
+
+def ask_with_login(config: dict[str, Any], path: str, timeout: float) -> tuple[str, bytes | None]:
+    """The same, with the login if it is known; if it is not, its being asked for is an answer (empty body)."""
+    login = settings.load_login()
+    said, body = ask(config, path, timeout, login)
+    return said, b"" if said == "HTTP 401" and login is None else body
+
+
+def get(config: dict[str, Any], path: str, timeout: float) -> bytes | None:
+    """The body of a 200, or None for any other answer or none."""
+    return ask_with_login(config, path, timeout)[1]
 
 
 def main_pid() -> int:
@@ -62,13 +91,27 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def says_busy(body: bytes) -> bool | None:
+    """What an engine's answer about its progress means; None when it means nothing."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return None
+    state = answer.get("state") if isinstance(answer, dict) else None
+    if not isinstance(state, dict):
+        return None
+    # job_count is -1 at the very beginning.
+    return bool(state.get("job_count") or state.get("job") or answer.get("current_task"))
+
+
 def is_busy(config: dict[str, Any], paths: dict[str, Any]) -> bool:
     """Does a generation run? By the engine's own progress where it has one, else by its processor time."""
     if paths["progress"]:
-        body = get(config, paths["progress"], 5)
-        if body:
-            state = json.loads(body).get("state", {})
-            return bool(state.get("job_count") or state.get("job"))
+        # Without the picture so far, which takes as long as one more step.
+        path = paths["progress"] + ("" if "?" in paths["progress"] else "?skip_current_image=true")
+        said = says_busy(get(config, path, 5) or b"")
+        if said is not None:
+            return said
     pid = main_pid()
     if not pid:
         return False

@@ -37,13 +37,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def load_login() -> str | None:
+    """The login user:password, as far as this process may know it."""
+    for folder in (os.environ.get("CREDENTIALS_DIRECTORY"), CONFIG):
+        try:
+            return Path(folder or "/nonexistent", "login").read_text(encoding="utf-8").rstrip("\r\n") or None
+        except (OSError, ValueError):
+            continue
+    return None
+
+
 def release_dir() -> Path:
     """The release to run: the candidate of a switch, else the current one."""
     return Path(os.environ.get("SD_WEBUI_RELEASE") or DEFAULT_RELEASE)
 
 
 def load_settings() -> dict[str, Any]:
-    """Address, port, directories, checkpoint, extra arguments and environment."""
+    """Address, port, directories, checkpoint, extra arguments and environment; a login is wanted or not."""
     return read_json(CONFIG / "settings.json")
 
 

@@ -19,15 +19,26 @@ def main() -> int:
     """Return 0 as soon as the engine answers, 1 after the timeout."""
     parser = argparse.ArgumentParser(description="Wait until the web UI answers.")
     parser.add_argument("--timeout", type=float, default=600, help="seconds to wait")
-    deadline = time.monotonic() + parser.parse_args().timeout
-    config, release = settings.load_settings(), settings.load_release()
+    timeout = parser.parse_args().timeout
+    deadline = time.monotonic() + timeout
+    try:
+        config, release = settings.load_settings(), settings.load_release()
+    except settings.SettingsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    path, said = release["paths"]["readiness"], "nothing"
     # Set by systemd for ExecStartPost: there is no point in waiting for a process that has ended.
     process = Path("/proc") / os.environ.get("MAINPID", "self")
     while time.monotonic() < deadline and process.exists():
-        if server.get(config, release["paths"]["readiness"], 5) is not None:
+        said, body = server.ask_with_login(config, path, 5)
+        if body is not None:
             return 0
         time.sleep(0.5)
-    print(f"error: {server.base_url(config)} did not answer.", file=sys.stderr)
+    ended = f"within {timeout:.0f} s" if process.exists() else "before its process ended"
+    print(
+        f"error: {path} had no answer {ended} (at last: {said}): {server.base_url(config)} did not answer.",
+        file=sys.stderr,
+    )
     return 1
 
 

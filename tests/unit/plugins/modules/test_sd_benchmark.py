@@ -195,6 +195,33 @@ def test_an_unknown_choice_of_profile_is_not_guessed(tmp_path: Path, server: Web
     assert (answer["profile"], answer["device"]) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("override", "profile", "device"),
+    [
+        (None, "gpu_lowvram", "gpu"),
+        ({"profile": "cpu", "expires": None}, "cpu", "cpu"),
+        ({"profile": "cpu", "expires": time.time() + 600}, "cpu", "cpu"),
+        ({"profile": "cpu", "expires": time.time() - 1}, "gpu_lowvram", "gpu"),
+        ({"profile": "gone", "expires": None}, "gpu_lowvram", "gpu"),
+        ({"expires": None}, "gpu_lowvram", "gpu"),
+        ({"profile": "cpu", "expires": "soon"}, "gpu_lowvram", "gpu"),
+        ([], "gpu_lowvram", "gpu"),
+    ],
+)
+def test_the_active_profile_is_the_hosts(
+    tmp_path: Path, server: WebUi, override: Any, profile: str, device: str
+) -> None:
+    config, state = tmp_path / "etc/sd-webui", tmp_path / "var/lib/sd-webui"
+    config.mkdir(parents=True)
+    state.mkdir(parents=True)
+    path = write_engine_file(config / "engine.json", server, profiles=["cpu", "gpu_lowvram"])
+    assert run(engine_file=str(path), preset="smoke", check=True)["profile"] is None
+    (config / "profile").write_text("gpu_lowvram\n")
+    (state / "profile-override.json").write_text("{" if override is None else json.dumps(override))
+    answer = run(engine_file=str(path), preset="smoke", check=True)
+    assert (answer["profile"], answer["device"]) == (profile, device)
+
+
 def test_a_proxy_is_not_asked_for_loopback(server: WebUi) -> None:
     proxy = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "no_proxy": ""}
     assert run(url=server.url, preset="smoke", environment=proxy)["image_size"] > 0
@@ -259,6 +286,56 @@ def test_password(tmp_path: Path) -> None:
         assert "open sesame" not in json.dumps(from_file)
         path = write_engine_file(tmp_path / "e.json", server, auth_file=str(tmp_path / "none"))
         assert "give username and password" in message(engine_file=str(path), preset="smoke")
+
+
+def test_login_file(tmp_path: Path) -> None:
+    secret = tmp_path / "login"
+    secret.write_text("me:open sesame: now\n")
+    with serve(kind="automatic1111", auth="me:open sesame: now") as server:
+        options: dict[str, Any] = {"url": server.url, "preset": "smoke"}
+        assert "asks for a login, so set login_file, or give username" in message(**options)
+        answer = run(**options, login_file=str(secret))
+        assert answer["image_size"] > 0
+        assert "sesame" not in json.dumps(answer)
+        secret.write_text("me:wrong-word\n")
+        refused = message(**options, login_file=str(secret))
+        assert f"HTTP 401): the login in {secret} is not the server's" in refused and "wrong-word" not in refused
+    for content, said in ((b"word-only\n", "has no line user:password"), (b"me:\xff\n", "is not UTF-8")):
+        secret.write_bytes(content)
+        assert said in message(url="http://127.0.0.1:9", login_file=str(secret))
+    both = run(url="http://127.0.0.1:9", login_file=str(secret), username="me", password="words")
+    assert "mutually exclusive" in both["msg"]
+
+
+def test_the_login_goes_to_its_own_server_only(tmp_path: Path) -> None:
+    secret = tmp_path / "login"
+    secret.write_text("me:open sesame\n")
+    with (
+        serve(auth="me:open sesame") as right,
+        serve(kind="automatic1111", misbehave="redirect") as other,
+        serve() as proxy,
+    ):
+        # The login that the engine file names is not for another host; all that is asked for there passes the proxy.
+        path = write_engine_file(tmp_path / "e.json", right, auth_file=str(secret))
+        away: dict[str, Any] = {"url": "http://192.0.2.1:7860", "preset": "smoke"}
+        away["environment"] = {"http_proxy": proxy.url, "no_proxy": ""}
+        run(engine_file=str(path), **away)
+        assert proxy.requests and all(request.get("login") is None for request in proxy.requests)
+        run(login_file=str(secret), **away)
+        assert any((request.get("login") or "").startswith("Basic ") for request in proxy.requests)
+        assert run(engine_file=str(path), url=right.url, preset="smoke")["image_size"] > 0
+        # Nor does it follow where the server wants to send the request on.
+        assert "sends on to" in message(url=other.url, login_file=str(secret), preset="smoke", warmup=False)
+
+
+def test_a_progress_path_may_have_a_query_of_its_own(tmp_path: Path) -> None:
+    with serve(kind="automatic1111") as server:
+        path = write_engine_file(
+            tmp_path / "e.json", server, progress_path="/sdapi/v1/progress?skip_current_image=true"
+        )
+        assert run(engine_file=str(path), preset="smoke")["image_size"] > 0
+        asked = [request["path"] for request in server.requests if "progress" in request["path"]]
+    assert asked == ["/sdapi/v1/progress?skip_current_image=true"]
 
 
 # What it says when something is wrong

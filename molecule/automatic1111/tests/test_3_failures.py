@@ -1,0 +1,195 @@
+# Copyright: the secondhand.diffusion contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Updates that work, updates that do not, and everything that can be wrong with their sources."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+testinfra_hosts = ["sd-a1111"]
+
+ROOT = Path(__file__).resolve().parents[3]
+UPDATE = "playbooks/update.yml"
+TARGET = "sd-a1111"
+POOR = "sd-a1111-poor"
+NEW = {"scenario_release": "webui_v2", "scenario_extension": "greeting_v2"}
+
+
+def version(webui: Any) -> str:
+    """Of the web UI that makes the pictures, and of its extension."""
+    return f"{webui.generate()[1]['version']} with {webui.get('/secondhand-test/hello')['version']}"
+
+
+class TestUpdate:
+    """One after the other: forward, three broken ones, back."""
+
+    def test_update(self, host: Any, webui: Any, playbook: Any) -> None:
+        """Settings, styles and the person's own extensions stay."""
+        old, login = webui.release, webui.login
+        own = "/srv/sd/webui/extensions/my-own/scripts"
+        host.check_output(f"install -d {own}; echo 'print(\"my own extension\", flush=True)' > {own}/mine.py")
+        assert webui.ask("/sdapi/v1/options", json={"jpeg_quality": 44}).status_code == 200
+        run = playbook(UPDATE, TARGET, **NEW)
+        assert run.returncode == 0, run.output
+        assert webui.login == login and login[1] not in run.output
+        assert version(webui) == "v1.10.2 with 2.0"
+        assert webui.release != old
+        assert host.check_output("basename $(readlink -f /opt/sd-webui/previous)") == old
+        assert webui.get("/sdapi/v1/options")["jpeg_quality"] == 44
+        assert "my own extension" in host.check_output(f"journalctl --quiet -u sd-webui _PID={webui.pid}")
+        again = playbook(UPDATE, TARGET, **NEW)
+        assert again.returncode == 0 and again.changed == 0, again.output
+
+    @pytest.mark.parametrize(
+        ("broken", "seconds", "said"),
+        [
+            ("webui_exit", 60, "broken on purpose: this release cannot start"),
+            ("webui_silent", 12, "broken on purpose: it never answers"),
+            ("webui_no_model", 60, "broken on purpose: this release loads no model"),
+        ],
+    )
+    def test_broken_update_is_taken_back(
+        self, host: Any, webui: Any, playbook: Any, broken: str, seconds: int, said: str
+    ) -> None:
+        """The old release answers again, and the message holds what the new one said last."""
+        old = webui.release
+        run = playbook(
+            UPDATE, TARGET, scenario_release=broken, scenario_extension="greeting", sd_webui_start_timeout=seconds
+        )
+        assert run.returncode != 0
+        assert f"the release {old} runs on" in run.message
+        assert said in run.message
+        assert webui.release == old
+        assert version(webui) == "v1.10.2 with 2.0"
+        assert not host.file("/run/systemd/system/sd-webui.service.d").exists
+        assert "runs on" in run.message and "journalctl -u sd-webui" in run.message
+
+    def test_healthy_after_all_that(self, playbook: Any) -> None:
+        run = playbook(UPDATE, TARGET, **NEW)
+        assert run.returncode == 0 and run.changed == 0, run.output
+
+    def test_back_to_the_previous_one(self, webui: Any, playbook: Any) -> None:
+        """With its extension's version; and it stays there."""
+        run = playbook(UPDATE, TARGET, sd_webui_version="previous", **NEW)
+        assert run.returncode == 0, run.output
+        assert version(webui) == "v1.10.1 with 1.0"
+        assert webui.get("/sdapi/v1/options")["jpeg_quality"] == 44
+        held = playbook(UPDATE, TARGET, **NEW)
+        assert held.returncode == 0 and held.changed == 0, held.output
+        assert "it was rolled back from" in held.output
+        assert playbook(UPDATE, TARGET).changed == 0
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("path", "variables", "sentences"),
+    [
+        (
+            "private",
+            {"scenario_release": "webui_silent"},
+            ["asks for a login", "removed or made private", "set sd_webui_sources.webui.repository"],
+        ),
+        ("gone", {"scenario_release": "webui_silent"}, ["there is no repository", "set sd_webui_sources.webui"]),
+        (
+            "open",
+            {"scenario_release": "absent"},
+            ["has no commit 0123456789abcdef0123456789abcdef01234567", "set sd_webui_sources.webui"],
+        ),
+        # The tag has moved, and no branch has the commit: GitHub still hands it out, others do not.
+        ("old", {"scenario_release": "webui_moved"}, ["has no commit", "or was rewritten"]),
+        (
+            "open",
+            {"scenario_extension": "absent"},
+            ["sd-webui-greeting", "has no commit 0123456789abcdef0123456789abcdef01234567"],
+        ),
+    ],
+    ids=["private", "gone", "no such commit", "moved tag", "no such commit of an extension"],
+)
+def test_sources_that_fail(playbook: Any, path: str, variables: dict[str, str], sentences: list[str]) -> None:
+    """At once and in a sentence: no prompt that nobody answers."""
+    started = time.monotonic()
+    run = playbook(UPDATE, TARGET, sd_webui_git_mirror="{{ scenario_server }}/" + path, **variables)
+    assert run.returncode != 0
+    assert time.monotonic() - started < 60
+    for sentence in (TARGET, *sentences):
+        assert sentence in run.message
+    assert "No such" not in run.message
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_tag_is_no_commit(playbook: Any) -> None:
+    """It can move; so it is refused before anything is fetched."""
+    run = playbook(UPDATE, TARGET, sd_webui_sources={"webui": {"commit": "v1.10.1"}})
+    assert run.returncode != 0
+    assert "sd_webui_sources.webui" in run.message and "40 digits" in run.message
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_requirement_that_would_move_a_pin(playbook: Any) -> None:
+    """An extension gets what it wants only as far as the web UI's own versions stay."""
+    extension = {
+        "name": "sd-webui-greeting",
+        "repository": "https://github.com/somebody/sd-webui-greeting.git",
+        "commit": "{{ scenario_commits.greeting }}",
+        "requirements": ["numpy==1.26.4"],
+    }
+    run = playbook(UPDATE, TARGET, sd_webui_extensions=[extension])
+    assert run.returncode != 0
+    assert "numpy" in run.message
+
+
+class TestPoorHost:
+    """A host without a release: what cannot be installed is said, and nothing is left behind."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_left(self, playbook: Any) -> Iterator[None]:
+        """No release, no running unit, no build folder."""
+        yield
+        command = (
+            "ls -A /opt/sd-webui/releases /var/cache/sd-webui /var/cache/private/sd-webui-build 2>/dev/null; "
+            "systemctl is-active sd-webui"
+        )
+        run = playbook("molecule/automatic1111/look.yml", POOR, command=command)
+        assert json.loads(run.message) == ["/opt/sd-webui/releases:", "inactive"]
+
+    def test_no_network(self, playbook: Any) -> None:
+        run = playbook(UPDATE, POOR, sd_webui_pypi_index="http://127.0.0.1:9/simple")
+        assert run.returncode != 0
+        assert "packages could not be fetched from http://127.0.0.1:9/" in run.message
+        assert "check this host's network" in run.message
+
+    def test_no_git_host(self, playbook: Any) -> None:
+        run = playbook(UPDATE, POOR, sd_webui_git_mirror="http://127.0.0.1:9")
+        assert run.returncode != 0
+        assert "http://127.0.0.1:9/" in run.message and "could not be fetched" in run.message
+        assert "check this host's network" in run.message
+
+    def test_wrong_hash_in_the_lock(self, playbook: Any, tmp_path: Path) -> None:
+        lock = (ROOT / "tests/servers/automatic1111/lock-python3.11.txt").read_text(encoding="utf-8")
+        before, name, after = lock.partition("semantic-version==")
+        head, _, rest = after.partition("\n")
+        entries = rest.splitlines()
+        last = next(number for number, line in enumerate(entries) if not line.startswith("    --hash"))
+        wrong = tmp_path / "lock.txt"
+        hashes = "    --hash=sha256:" + "0" * 64
+        wrong.write_text("\n".join([f"{before}{name}{head}", hashes, *entries[last:]]) + "\n", encoding="utf-8")
+        run = playbook(UPDATE, POOR, sd_webui_requirements_lock=str(wrong))
+        assert run.returncode != 0
+        assert "semantic-version" in run.message and "is not the file that the lock names" in run.message
+
+    def test_disk_fills_up_during_the_build(self, playbook: Any) -> None:
+        run = playbook(UPDATE, POOR)
+        assert run.returncode != 0
+        assert "the disk of /var/cache filled up" in run.message
+
+    def test_disk_that_is_too_small_from_the_start(self, playbook: Any) -> None:
+        run = playbook(UPDATE, POOR, sd_webui_build_min_free_mib=10_000_000)
+        assert run.returncode != 0
+        assert "MiB are free in /var/cache and automatic1111 wants" in run.message

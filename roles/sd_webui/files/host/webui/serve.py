@@ -1,0 +1,53 @@
+# Copyright: the secondhand.diffusion contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Become a web UI of AUTOMATIC1111's family, behind a login where one is wanted.
+
+    {release}/venv/bin/python serve.py {release}/webui FLAGS...
+
+Upstream's launch.py then runs in this very process, with these flags, as if it had been started itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import runpy
+import sys
+from pathlib import Path
+
+import login_guard
+
+
+def put_login_in_front() -> None:
+    """Guard every application of this process, if a login is wanted or there is one; raises LoginError."""
+    wanted = os.environ.get("SD_WEBUI_LOGIN", "")
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "login")
+    if wanted not in ("", "required"):
+        raise login_guard.LoginError("SD_WEBUI_LOGIN is neither empty nor required; run site.yml again.")
+    if wanted or path.exists():
+        guard = login_guard.Guard(login_guard.read_login(path))
+        # The class below FastAPI and Gradio; before anything of the web UI is imported, so that all get this one.
+        guard.protect(importlib.import_module("starlette.applications").Starlette)
+
+
+def main() -> int:
+    """Run upstream's launch.py; return only when the login is not usable."""
+    if len(sys.argv) < 2 or not Path(sys.argv[1], "launch.py").is_file():
+        print("error: the first argument has to be the folder of a web UI's launch.py.", file=sys.stderr)
+        return 78
+    folder = Path(sys.argv[1]).resolve()
+    try:
+        put_login_in_front()
+    except login_guard.LoginError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 78
+    os.chdir(folder)
+    sys.path[0] = str(folder)
+    sys.argv = ["launch.py", *sys.argv[2:]]
+    runpy.run_path(str(folder / "launch.py"), run_name="__main__")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

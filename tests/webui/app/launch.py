@@ -1,0 +1,144 @@
+"""Starts a web UI the way A1111 and Forge do, on the Gradio and FastAPI that they pin: no model, no picture.
+
+What matters here is the order: Gradio serves the application first, its middleware is exchanged while it runs, and the
+API comes after that. Extensions add routes, sub-applications and websockets of their own. ROUTES names a file that gets
+the list of all of them, and how the server answered before they were there. With --nowebui there is no Gradio at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import importlib
+import json
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+# Only the virtualenvs of these tests have them.
+gradio: Any = importlib.import_module("gradio")
+fastapi: Any = importlib.import_module("fastapi")
+uvicorn: Any = importlib.import_module("uvicorn")
+staticfiles: Any = importlib.import_module("starlette.staticfiles")
+gzip: Any = importlib.import_module("starlette.middleware.gzip")
+cors: Any = importlib.import_module("starlette.middleware.cors")
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int)
+parser.add_argument("--server-name")
+parser.add_argument("--gradio-auth-path")
+parser.add_argument("--nowebui", action="store_true")
+
+
+def logins(path: str | None) -> list[tuple[str, ...]] | None:
+    """As upstream reads the file: a login per line, or several with commas between them."""
+    if not path:
+        return None
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [tuple(entry.strip().split(":", 1)) for line in lines for entry in line.split(",") if entry.strip()]
+
+
+def page() -> Any:
+    """A page with one function, behind the queue as all of upstream's are."""
+    with gradio.Blocks(title="stand-in") as demo:
+        words, loud = gradio.Textbox(label="words"), gradio.Textbox(label="loud")
+        gradio.Button("Shout").click(str.upper, inputs=words, outputs=loud, api_name="shout")
+    return demo
+
+
+def exchange_middleware(app: Any) -> None:
+    """No more requests from every origin, as upstream does it on the running application."""
+    app.user_middleware = [entry for entry in app.user_middleware if "CORS" not in entry.cls.__name__]
+    app.middleware_stack = None
+    app.add_middleware(gzip.GZipMiddleware, minimum_size=1000)
+    app.add_middleware(cors.CORSMiddleware, allow_methods=["*"], allow_headers=["*"], allow_credentials=True)
+    app.build_middleware_stack()
+
+
+def add_api(app: Any, with_page: bool) -> None:
+    """Some of upstream's routes, and one of each kind that extensions add."""
+
+    async def say_hello(websocket: fastapi.WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("hello")
+        await websocket.close()
+
+    def ping() -> dict[str, str]:
+        return {}
+
+    inner = fastapi.FastAPI()
+    inner.add_api_route("/", lambda: {"secret": "inner"}, methods=["GET"])
+    inner.add_api_websocket_route("/socket", say_hello)
+    if with_page:
+        app.add_api_route("/internal/ping", ping, methods=["GET"])
+        app.add_api_route("/internal/sysinfo", lambda: {"Commandline": sys.argv}, methods=["GET"])
+    app.add_api_route("/sdapi/v1/options", lambda: {"secret": "options"}, methods=["GET"])
+    app.add_api_route("/sdapi/v1/txt2img", lambda: {"images": []}, methods=["POST"])
+    app.add_api_route("/sdapi/v1/progress", lambda: {"state": {"job_count": 0, "job": ""}}, methods=["GET"])
+    app.add_api_route("/extension/any", lambda: {"secret": "any"}, methods=["GET", "PUT", "DELETE", "OPTIONS", "HEAD"])
+    app.add_api_websocket_route("/extension/socket", say_hello)
+    app.mount("/extension/inner", inner)
+    app.mount("/extension/page", gradio.routes.App.create_app(page()))
+    app.mount("/extension/files", staticfiles.StaticFiles(directory=Path(__file__).parent))
+
+
+def routes(app: Any, prefix: str = "") -> list[dict[str, Any]]:
+    """Every route, those of the applications inside as well."""
+    found = []
+    for route in app.routes:
+        path = prefix + route.path
+        kind = type(route).__name__
+        found.append({"path": path, "kind": kind, "methods": sorted(getattr(route, "methods", None) or [])})
+        if getattr(route, "routes", None):
+            found += routes(route, path)
+    return found
+
+
+def tell(app: Any, early: list[int]) -> None:
+    """Write the routes once everything is in place."""
+    told = {"routes": routes(app), "early": early}
+    part = Path(os.environ["ROUTES"]).with_suffix(".part")
+    part.write_text(json.dumps(told), encoding="utf-8")
+    part.rename(os.environ["ROUTES"])
+
+
+def status(port: int, path: str) -> int:
+    """What somebody without a login is answered."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path)
+    return connection.getresponse().status
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    arguments = parser.parse_args()
+    print(f"Launching Web UI with arguments: {shlex.join(sys.argv[1:])}", flush=True)
+    if arguments.nowebui:
+        app = fastapi.FastAPI()
+        exchange_middleware(app)
+        add_api(app, with_page=False)
+        tell(app, [])
+        uvicorn.run(app, host=arguments.server_name, port=arguments.port)
+        return
+    demo = page()
+    demo.queue()
+    app, _local, _share = demo.launch(
+        server_name=arguments.server_name,
+        server_port=arguments.port,
+        auth=logins(arguments.gradio_auth_path),
+        prevent_thread_lock=True,
+        app_kwargs={"docs_url": "/docs", "redoc_url": "/redoc"},
+    )
+    early = [status(arguments.port, path) for path in ("/config", "/nowhere", "/startup-events")]
+    exchange_middleware(app)
+    add_api(app, with_page=True)
+    tell(app, early)
+    while True:
+        time.sleep(5)
+
+
+if __name__ == "__main__":
+    main()
