@@ -16,8 +16,8 @@ from typing import Any
 CURRENT = Path("/opt/sd-webui/current").resolve()
 COPY = CURRENT.parent / "bench-cpu-profile"
 DROPIN = Path("/run/systemd/system/sd-webui.service.d/60-bench.conf")
-# The guide's, without --listen and --enable-insecure-extension-access, which cost no time; webui.sh preloads tcmalloc only
-# where it is installed, and the guide does not install it.
+# The guide's, without --listen and --enable-insecure-extension-access, which cost no time; webui.sh preloads tcmalloc
+# only where it is installed, and the guide does not install it.
 GUIDE = ["--use-cpu", "all", "--no-half", "--no-half-vae", "--opt-split-attention"]
 
 
@@ -60,7 +60,15 @@ def start(arguments: list[str], environment: dict[str, str]) -> float:
 def picture(size: int, steps: int) -> float:
     """Seconds that a picture takes."""
     engine = json.loads(Path("/etc/sd-webui/engine.json").read_text())
-    body = {"prompt": "a lighthouse", "width": size, "height": size, "steps": steps, "sampler_name": "Euler", "cfg_scale": 12, "seed": 1}
+    body = {
+        "prompt": "a lighthouse",
+        "width": size,
+        "height": size,
+        "steps": steps,
+        "sampler_name": "Euler",
+        "cfg_scale": 12,
+        "seed": 1,
+    }
     request = urllib.request.Request(
         f"http://127.0.0.1:{engine['port']}{engine['txt2img_path']}",
         json.dumps(body).encode(),
@@ -75,7 +83,10 @@ def picture(size: int, steps: int) -> float:
 def peak_mib() -> float:
     """The most memory that the server's process has held."""
     shown = subprocess.run(
-        ["systemctl", "show", "--property=MainPID", "--value", "sd-webui.service"], check=True, stdout=subprocess.PIPE, text=True
+        ["systemctl", "show", "--property=MainPID", "--value", "sd-webui.service"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     status = Path(f"/proc/{shown.stdout.strip()}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
@@ -97,7 +108,15 @@ def main() -> None:
             # Loads the model and sets everything up: not what is compared.
             picture(64, 1)
             seconds = picture(options.size, options.steps)
-            rows.append({"name": name, "seconds": seconds, "step": seconds / options.steps, "peak_mib": peak_mib(), "start": ready})
+            rows.append(
+                {
+                    "name": name,
+                    "seconds": seconds,
+                    "step": seconds / options.steps,
+                    "peak_mib": peak_mib(),
+                    "start": ready,
+                }
+            )
     finally:
         DROPIN.unlink(missing_ok=True)
         systemctl("daemon-reload")

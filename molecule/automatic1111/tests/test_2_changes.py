@@ -82,7 +82,9 @@ def test_profiles_switch_in_one_restart(host: Any, webui: Any) -> None:
 
 
 def test_benchmark_logs_in(webui: Any, playbook: Any, tmp_path: Any) -> None:
-    run = playbook("playbooks/benchmark.yml", TARGET, benchmark_preset="smoke", benchmark_output_dir=str(tmp_path))
+    run = playbook(
+        "playbooks/benchmark.yml", TARGET, "--become", benchmark_preset="smoke", benchmark_output_dir=str(tmp_path)
+    )
     assert run.returncode == 0, run.output
     results = (tmp_path / "smoke.json").read_text()
     assert "tiny" in results

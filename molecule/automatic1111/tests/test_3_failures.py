@@ -44,8 +44,6 @@ class TestUpdate:
         assert host.check_output("basename $(readlink -f /opt/sd-webui/previous)") == old
         assert webui.get("/sdapi/v1/options")["jpeg_quality"] == 44
         assert "my own extension" in host.check_output(f"journalctl --quiet -u sd-webui _PID={webui.pid}")
-        again = playbook(UPDATE, TARGET, **NEW)
-        assert again.returncode == 0 and again.changed == 0, again.output
 
     @pytest.mark.parametrize(
         ("broken", "seconds", "said"),
@@ -71,7 +69,8 @@ class TestUpdate:
         assert not host.file("/run/systemd/system/sd-webui.service.d").exists
         assert "runs on" in run.message and "journalctl -u sd-webui" in run.message
 
-    def test_healthy_after_all_that(self, playbook: Any) -> None:
+    def test_healthy_after_all_that(self, webui: Any, playbook: Any) -> None:
+        assert version(webui) == "v1.10.2 with 2.0"
         run = playbook(UPDATE, TARGET, **NEW)
         assert run.returncode == 0 and run.changed == 0, run.output
 
@@ -84,7 +83,6 @@ class TestUpdate:
         held = playbook(UPDATE, TARGET, **NEW)
         assert held.returncode == 0 and held.changed == 0, held.output
         assert "it was rolled back from" in held.output
-        assert playbook(UPDATE, TARGET).changed == 0
 
 
 @pytest.mark.usefixtures("untouched")
@@ -96,53 +94,29 @@ class TestUpdate:
             {"scenario_release": "webui_silent"},
             ["asks for a login", "removed or made private", "set sd_webui_sources.webui.repository"],
         ),
-        ("gone", {"scenario_release": "webui_silent"}, ["there is no repository", "set sd_webui_sources.webui"]),
-        (
-            "open",
-            {"scenario_release": "absent"},
-            ["has no commit 0123456789abcdef0123456789abcdef01234567", "set sd_webui_sources.webui"],
-        ),
         # The tag has moved, and no branch has the commit: GitHub still hands it out, others do not.
         ("old", {"scenario_release": "webui_moved"}, ["has no commit", "or was rewritten"]),
-        (
-            "open",
-            {"scenario_extension": "absent"},
-            ["sd-webui-greeting", "has no commit 0123456789abcdef0123456789abcdef01234567"],
-        ),
     ],
-    ids=["private", "gone", "no such commit", "moved tag", "no such commit of an extension"],
+    ids=["a login is asked for", "a moved tag"],
 )
-def test_sources_that_fail(playbook: Any, path: str, variables: dict[str, str], sentences: list[str]) -> None:
-    """At once and in a sentence: no prompt that nobody answers."""
+def test_sources_that_fail(
+    host: Any, playbook: Any, path: str, variables: dict[str, str], sentences: list[str]
+) -> None:
+    """At once and in a sentence: no prompt that nobody answers. All of the sentences: tests/unit/roles/test_sd_webui_build.py."""
     started = time.monotonic()
     run = playbook(UPDATE, TARGET, sd_webui_git_mirror="{{ scenario_server }}/" + path, **variables)
     assert run.returncode != 0
     assert time.monotonic() - started < 60
     for sentence in (TARGET, *sentences):
         assert sentence in run.message
-    assert "No such" not in run.message
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_tag_is_no_commit(playbook: Any) -> None:
+def test_a_tag_is_no_commit(host: Any, playbook: Any) -> None:
     """It can move; so it is refused before anything is fetched."""
     run = playbook(UPDATE, TARGET, sd_webui_sources={"webui": {"commit": "v1.10.1"}})
     assert run.returncode != 0
     assert "sd_webui_sources.webui" in run.message and "40 digits" in run.message
-
-
-@pytest.mark.usefixtures("untouched")
-def test_a_requirement_that_would_move_a_pin(playbook: Any) -> None:
-    """An extension gets what it wants only as far as the web UI's own versions stay."""
-    extension = {
-        "name": "sd-webui-greeting",
-        "repository": "https://github.com/somebody/sd-webui-greeting.git",
-        "commit": "{{ scenario_commits.greeting }}",
-        "requirements": ["numpy==1.26.4"],
-    }
-    run = playbook(UPDATE, TARGET, sd_webui_extensions=[extension])
-    assert run.returncode != 0
-    assert "numpy" in run.message
 
 
 class TestPoorHost:
@@ -165,12 +139,6 @@ class TestPoorHost:
         assert "packages could not be fetched from http://127.0.0.1:9/" in run.message
         assert "check this host's network" in run.message
 
-    def test_no_git_host(self, playbook: Any) -> None:
-        run = playbook(UPDATE, POOR, sd_webui_git_mirror="http://127.0.0.1:9")
-        assert run.returncode != 0
-        assert "http://127.0.0.1:9/" in run.message and "could not be fetched" in run.message
-        assert "check this host's network" in run.message
-
     def test_wrong_hash_in_the_lock(self, playbook: Any, tmp_path: Path) -> None:
         lock = (ROOT / "tests/servers/automatic1111/lock-python3.11.txt").read_text(encoding="utf-8")
         before, name, after = lock.partition("semantic-version==")
@@ -188,8 +156,3 @@ class TestPoorHost:
         run = playbook(UPDATE, POOR)
         assert run.returncode != 0
         assert "the disk of /var/cache filled up" in run.message
-
-    def test_disk_that_is_too_small_from_the_start(self, playbook: Any) -> None:
-        run = playbook(UPDATE, POOR, sd_webui_build_min_free_mib=10_000_000)
-        assert run.returncode != 0
-        assert "MiB are free in /var/cache and automatic1111 wants" in run.message

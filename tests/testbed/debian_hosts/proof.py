@@ -107,6 +107,6 @@ def prove_credentials(name: str) -> None:
     script = f'grep --quiet secret "$CREDENTIALS_DIRECTORY/given" && ! cat {secret}'
     if unit(name, ["DynamicUser=yes", f"LoadCredential=given:{secret}"], script) != 0:
         raise TestbedError(
-            "a unit with LoadCredential did not get its credential, so logins cannot be tested; see in a test host whether "
-            "testbed-shared-mounts.service failed"
+            "a unit with LoadCredential did not get its credential, so logins cannot be tested; see in a test host "
+            "whether testbed-shared-mounts.service failed"
         )

@@ -146,7 +146,8 @@ def test_what_it_says(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
     refused = line(lines, "old-pc", "stable_diffusion_cpp")
     assert " no " in refused and "3.0 GiB of RAM are less than the 3.5 GiB it needs" in refused
     assert "not Debian 11, 12 or 13" in line(lines, "foreign", "stable_diffusion_cpp")
-    verdict = line(lines, "good", "GiB needed")
+    assert " yes " in line(lines, "good", "automatic1111", "7.0 GiB needed")
+    verdict = line(lines, "good", "stable_diffusion_cpp", "GiB needed")
     assert " yes " in verdict and "small models only" in verdict and "no AVX2" in verdict
     assert line(lines, "good", "r1").endswith("answers")
     assert "not reached" in line(lines, "gone", "reached")

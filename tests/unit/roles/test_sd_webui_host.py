@@ -404,6 +404,22 @@ def test_sd_profile_switches_in_one_restart(root: Path, tmp_path: Path) -> None:
     assert "with profile gpu_full" in run(root, "launch").stdout
 
 
+def test_sd_profile_takes_back_what_does_not_start(root: Path, tmp_path: Path) -> None:
+    edit_settings(root, port=9)
+    path = fake_systemctl(tmp_path)
+    command = tmp_path / "bin/systemctl"
+    override = root / "var/lib/sd-webui/profile-override.json"
+    # A server that starts with the desired profile only.
+    command.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/systemctl.log\n[ "$1" = show ] || ! test -e {override}\n', encoding="utf-8"
+    )
+    done = run(root, "sd_profile", "gpu_full", PATH=path)
+    assert done.returncode != 0 and "does not start with the profile gpu_full, so cpu is back" in done.stderr
+    assert "active:   cpu" in done.stdout and not override.exists()
+    told = (tmp_path / "systemctl.log").read_text(encoding="utf-8").splitlines()
+    assert [line for line in told if not line.startswith("show")] == ["restart sd-webui.service"] * 2
+
+
 @pytest.mark.parametrize(
     ("torch", "line"),
     [

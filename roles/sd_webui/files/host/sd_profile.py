@@ -89,6 +89,14 @@ def restart(drain_seconds: float) -> int:
     return subprocess.run(["systemctl", "restart", settings.UNIT], check=False).returncode
 
 
+def put_back(override: bytes | None) -> None:
+    """Have the override that was there before, or none."""
+    if override is None:
+        settings.OVERRIDE.unlink()
+    else:
+        settings.OVERRIDE.write_bytes(override)
+
+
 def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
     """Do what the command line asks for and restart the server if that changed the active profile."""
     before = settings.active_profile(release["profiles"])
@@ -98,6 +106,7 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
         settings.OVERRIDE.unlink()
         # The override no longer counts since it expired, but the server still runs with it.
         return restart(arguments.drain)
+    former = settings.OVERRIDE.read_bytes() if settings.OVERRIDE.exists() else None
     if arguments.action == "clear":
         with contextlib.suppress(FileNotFoundError):
             settings.OVERRIDE.unlink()
@@ -105,6 +114,15 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
         write_override(arguments.action, arguments.reason, arguments.duration)
     after = settings.active_profile(release["profiles"])
     result = restart(arguments.drain) if after != before else 0
+    if result and arguments.action != "clear":
+        # A card that is missing or too small: a server that runs is worth more than the wish.
+        put_back(former)
+        print(
+            f"error: the server does not start with the profile {after}, so {before} is back; "
+            f"journalctl -u {settings.UNIT} says why.",
+            file=sys.stderr,
+        )
+        restart(0)
     print(status(release))
     return result
 

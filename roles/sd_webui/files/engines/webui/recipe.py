@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the two build scripts share: the recipe from the role, and how a failure reaches the person who ran it.
 
-Both run unprivileged in a transient unit of systemd. The recipe comes as a credential, because an address of a mirror may
-hold a password; it never stands on a command line or in the release.
+Both run unprivileged in a transient unit of systemd. The recipe comes as a credential, because an address of a mirror
+may hold a password; it never stands on a command line or in the release.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def main(build: typing.Callable[[dict[str, typing.Any]], None]) -> int:
         sentence = str(problem)
     except subprocess.CalledProcessError as error:
         last = (error.output.strip().splitlines() or ["no reason given"])[-1]
-        sentence = f"{Path(error.cmd).name} failed ({last}); see journalctl -u 'sd-webui-build-*' on the host and run again"
+        sentence = (
+            f"{Path(error.cmd).name} failed ({last}); see journalctl -u 'sd-webui-build-*' on the host and run again"
+        )
     except OSError as error:
         sentence = f"{error}; make room or repair the disk, and run again"
     if sentence:
