@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import os
 import shutil
@@ -122,7 +123,8 @@ def main() -> None:
         systemctl("daemon-reload")
         systemctl("restart", "sd-webui.service")
         shutil.rmtree(COPY, ignore_errors=True)
-    print("RESULT " + json.dumps(rows))
+    # In one word: whatever shows it may break lines and escape quotes.
+    print("RESULT " + base64.b64encode(json.dumps(rows).encode()).decode())
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ class TestUpdate:
 def test_sources_that_fail(
     host: Any, playbook: Any, path: str, variables: dict[str, str], sentences: list[str]
 ) -> None:
-    """At once and in a sentence: no prompt that nobody answers. All of the sentences: tests/unit/roles/test_sd_webui_build.py."""
+    """At once: no prompt that nobody answers. The other sentences: tests/unit/roles/test_sd_webui_build.py."""
     started = time.monotonic()
     run = playbook(UPDATE, TARGET, sd_webui_git_mirror="{{ scenario_server }}/" + path, **variables)
     assert run.returncode != 0

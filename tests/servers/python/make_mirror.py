@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a mirror of Pythons for uv out of Debian 12's own Python 3.11, as python-build-standalone's releases are laid out.
+"""Makes a mirror of Pythons for uv out of Debian 12's own Python 3.11, laid out as python-build-standalone's releases.
 
 Run on a Debian 12 host: make_mirror.py FOLDER URL, where URL is where FOLDER will be served. Leaves the archive and
 downloads.json, the list that uv reads (UV_PYTHON_DOWNLOADS_JSON_URL). The real mirror cannot be reached from here; its

@@ -39,9 +39,9 @@ def without_password(text: str) -> str:
 
 def run(command: list[str], environment: dict[str, str] | None = None, directory: Path | None = None) -> str:
     """Run a command, pass what it says on to the journal, and return it; raises CalledProcessError."""
-    done = subprocess.run(
+    lines = []
+    with subprocess.Popen(
         command,
-        check=False,
         cwd=directory,
         env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
@@ -49,12 +49,14 @@ def run(command: list[str], environment: dict[str, str] | None = None, directory
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-    )
-    output = without_password(done.stdout)
-    print(output, end="", flush=True)
-    if done.returncode:
-        raise subprocess.CalledProcessError(done.returncode, command[0], output)
-    return output
+    ) as process:
+        # As it comes: whoever follows the journal sees that minutes of downloading are not a hang.
+        for line in typing.cast(typing.IO[str], process.stdout):
+            lines.append(without_password(line))
+            print(lines[-1], end="", flush=True)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command[0], "".join(lines))
+    return "".join(lines)
 
 
 def main(build: typing.Callable[[dict[str, typing.Any]], None]) -> int:

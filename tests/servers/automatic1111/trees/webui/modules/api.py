@@ -33,7 +33,6 @@ def add_routes(app: Any) -> None:
     """/sdapi/v1, behind --api-auth where that is set."""
     options = shared.cmd_opts
 
-    @app.middleware("http")  # type: ignore[untyped-decorator]
     async def answer_exceptions(request: Any, call_next: Any) -> Any:
         try:
             return await call_next(request)
@@ -41,6 +40,8 @@ def add_routes(app: Any) -> None:
             print(f"*** API error: {request.method}: {request.url} {error!r}", flush=True)
             said = {"error": type(error).__name__, "detail": "", "body": "", "errors": str(error)}
             return responses.JSONResponse(status_code=500, content=said)
+
+    app.middleware("http")(answer_exceptions)
 
     routes: dict[str, tuple[str, Any]] = {
         "txt2img": ("POST", _txt2img),
