@@ -58,7 +58,17 @@ def exchange_middleware(app: Any) -> None:
     app.build_middleware_stack()
 
 
-def add_api(app: Any, with_page: bool) -> None:
+def ping() -> dict[str, str]:
+    """Upstream's, the same."""
+    return {}
+
+
+async def pass_on(request: Any, call_next: Any) -> Any:
+    """Upstream's API logs and answers errors in one like this."""
+    return await call_next(request)
+
+
+def add_api(app: Any) -> None:
     """Some of upstream's routes, and one of each kind that extensions add."""
 
     async def say_hello(websocket: fastapi.WebSocket) -> None:
@@ -66,14 +76,10 @@ def add_api(app: Any, with_page: bool) -> None:
         await websocket.send_text("hello")
         await websocket.close()
 
-    def ping() -> dict[str, str]:
-        return {}
-
     inner = fastapi.FastAPI()
     inner.add_api_route("/", lambda: {"secret": "inner"}, methods=["GET"])
     inner.add_api_websocket_route("/socket", say_hello)
-    if with_page:
-        app.add_api_route("/internal/ping", ping, methods=["GET"])
+    if "--nowebui" not in sys.argv:
         app.add_api_route("/internal/sysinfo", lambda: {"Commandline": sys.argv}, methods=["GET"])
     app.add_api_route("/sdapi/v1/options", lambda: {"secret": "options"}, methods=["GET"])
     app.add_api_route("/sdapi/v1/txt2img", lambda: {"images": []}, methods=["POST"])
@@ -119,7 +125,8 @@ def main() -> None:
     if arguments.nowebui:
         app = fastapi.FastAPI()
         exchange_middleware(app)
-        add_api(app, with_page=False)
+        app.middleware("http")(pass_on)
+        add_api(app)
         tell(app, [])
         uvicorn.run(app, host=arguments.server_name, port=arguments.port)
         return
@@ -134,7 +141,11 @@ def main() -> None:
     )
     early = [status(arguments.port, path) for path in ("/config", "/nowhere", "/startup-events")]
     exchange_middleware(app)
-    add_api(app, with_page=True)
+    app.add_api_route("/internal/ping", ping, methods=["GET"])
+    # Somebody asks in the very second in which upstream's API still adds its middleware.
+    early.append(status(arguments.port, "/internal/ping"))
+    app.middleware("http")(pass_on)
+    add_api(app)
     tell(app, early)
     while True:
         time.sleep(5)

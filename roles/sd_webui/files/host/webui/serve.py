@@ -10,13 +10,32 @@ Upstream's launch.py then runs in this very process, with these flags, as if it 
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import login_guard
+
+
+def let_middleware_come_late(application_class: Any) -> None:
+    """A request in the middle of the start may not end the start.
+
+    Upstream serves its page before it has added the API and its middleware, and Starlette raises for middleware that
+    comes after the first answer: a page that is still open, or a health check, in that second kills the server. So what
+    was built for that answer is dropped, as upstream itself does it for its own first middleware, and built again.
+    """
+    inner = application_class.add_middleware
+
+    @functools.wraps(inner)
+    def add_middleware(app: Any, *arguments: Any, **options: Any) -> None:
+        app.middleware_stack = None
+        inner(app, *arguments, **options)
+
+    application_class.add_middleware = add_middleware
 
 
 def put_login_in_front() -> None:
@@ -27,8 +46,12 @@ def put_login_in_front() -> None:
         raise login_guard.LoginError("SD_WEBUI_LOGIN is neither empty nor required; run site.yml again.")
     if wanted or path.exists():
         guard = login_guard.Guard(login_guard.read_login(path))
-        # The class below FastAPI and Gradio; before anything of the web UI is imported, so that all get this one.
-        guard.protect(importlib.import_module("starlette.applications").Starlette)
+        guard.protect(_application_class())
+
+
+def _application_class() -> Any:
+    """The class below FastAPI and Gradio; before anything of the web UI is imported, so that all get this one."""
+    return importlib.import_module("starlette.applications").Starlette
 
 
 def main() -> int:
@@ -39,6 +62,7 @@ def main() -> int:
     folder = Path(sys.argv[1]).resolve()
     try:
         put_login_in_front()
+        let_middleware_come_late(_application_class())
     except login_guard.LoginError as error:
         print(f"error: {error}", file=sys.stderr)
         return 78
