@@ -214,6 +214,8 @@ class WebUi:
         elif 300 <= status < 400:
             location = exc.headers.get("Location", "another address") if exc.headers else "another address"
             message = f"{target} sends on to {location} (HTTP {status}): give the final address in url."
+        elif status == 429:
+            message = f"{target} refuses more attempts for now (HTTP 429): try again in a minute."
         elif status < 500:
             message = f"{target} did not accept the settings (HTTP {status}{said}): correct overrides."
         else:

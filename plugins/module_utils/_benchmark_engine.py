@@ -135,7 +135,7 @@ def read_auth_file(path: str) -> tuple[str, str]:
         raise EngineFileError(f"The login file {path} is not UTF-8: write it again as user:password.") from exc
     for line in lines:
         user, colon, password = line.partition(":")
-        if colon and user and not user.startswith("#"):
+        if colon and user and password and not user.startswith("#"):
             return user, password
     raise EngineFileError(f"The login file {path} has no line user:password: write one, or give username and password.")
 

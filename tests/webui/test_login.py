@@ -152,8 +152,8 @@ def test_a_wrong_password(server: Server, header: str) -> None:
 
 def test_a_wrong_password_costs_time_and_nobody_elses(server: Server) -> None:
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        started = time.monotonic()
         cookie = server.cookie()
+        started = time.monotonic()
         wrong = [pool.submit(server.ask, "GET", "/sdapi/v1/options", Authorization=basic("a:b")) for _ in range(8)]
         wrong += [pool.submit(server.log_in, "a:b") for _ in range(8)]
         time.sleep(0.2)
@@ -169,7 +169,10 @@ def test_a_wrong_password_costs_time_and_nobody_elses(server: Server) -> None:
 
 def test_a_form_that_is_no_login(server: Server) -> None:
     assert server.ask("POST", "/login", {"username": "x" * 5000, "password": "x"}).status == 401
-    assert server.ask("POST", "/login", iter([b"username=x"]), Transfer_Encoding="chunked").status == 401
+    chunked = {"Transfer_Encoding": "chunked"}
+    assert server.ask("POST", "/login", iter([b"username=x"]), **chunked).status == 401
+    # With both headers it is the chunks that count, however many come.
+    assert server.ask("POST", "/login", iter([b"username=x"]), **chunked, Content_Length="10").status == 401
 
 
 def test_a_browser_asks_for_a_password_only_when_a_person_opens_an_address(server: Server) -> None:
@@ -188,6 +191,29 @@ def test_a_page_of_another_site_cannot_use_the_session(server: Server) -> None:
     assert server.open_websocket("/extension/socket", **foreign, Sec_Fetch_Mode="websocket") == 403
     # A link to the web UI still works.
     assert server.ask("GET", "/", **foreign, Sec_Fetch_Mode="navigate").status == 200
+
+
+def test_a_page_of_another_site_over_plain_http(server: Server) -> None:
+    """Browsers send Sec-Fetch-Site to HTTPS and localhost only; what changes something still has an Origin."""
+    known = {"Authorization": basic(), "Host": "192.0.2.2:7860"}
+    assert server.ask("POST", "/sdapi/v1/txt2img", **known, Origin="http://evil.test").status == 403
+    assert server.ask("POST", "/sdapi/v1/txt2img", **known, Origin="null").status == 403
+    assert server.ask("POST", "/sdapi/v1/txt2img", **known, Origin="http://192.0.2.2:7860").status == 200
+    assert server.open_websocket("/extension/socket", Cookie=server.cookie(), Origin="http://evil.test") == 403
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_a_login_pages_of_other_sites_are_kept_out(
+    engine: str, start: Callable[..., Any], tmp_path: pathlib.Path
+) -> None:
+    with start(engine, tmp_path, login=None) as server:
+        foreign = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"}
+        assert server.ask("POST", "/sdapi/v1/txt2img", **foreign).status == 403
+        assert server.ask("POST", "/sdapi/v1/txt2img", Origin="http://evil.test").status == 403
+        assert server.ask("GET", "/sdapi/v1/options", **foreign).status == 403
+        frame = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "iframe"}
+        assert server.ask("GET", "/", **frame).status == 403
+        assert server.ask("POST", "/sdapi/v1/txt2img").status == 200
 
 
 def test_nothing_tells_the_password(server: Server) -> None:

@@ -91,7 +91,7 @@ class TestUpdate:
     [
         (
             "private",
-            {"scenario_release": "webui_silent"},
+            {"scenario_release": "absent"},
             ["asks for a login", "removed or made private", "set sd_webui_sources.webui.repository"],
         ),
         # The tag has moved, and no branch has the commit: GitHub still hands it out, others do not.

@@ -286,14 +286,24 @@ def test_the_login_is_sent_and_nowhere_said(root: Path, tmp_path: Path) -> None:
         assert run(root, "wait_ready", "--timeout", "1").returncode == 0
         assert run(root, "drain", "--timeout", "0", PATH=fake_systemctl(tmp_path)).stdout == ""
         (root / "etc/sd-webui/login").write_text("me:wrong word\n", encoding="utf-8")
-        refused = run(root, "wait_ready", "--timeout", "1")
+        # The stand-in is in this very process.
+        refused = run(root, "wait_ready", "--timeout", "1", MAINPID=str(os.getpid()))
         assert refused.returncode == 1 and "(at last: HTTP 401)" in refused.stderr and "word" not in refused.stderr
         # systemd's copy goes before the file, which the service may not read.
         (credentials / "login").write_text("me:open sesame\n", encoding="utf-8")
-        known = {"CREDENTIALS_DIRECTORY": str(credentials)}
+        known = {"CREDENTIALS_DIRECTORY": str(credentials), "MAINPID": str(os.getpid())}
         assert run(root, "wait_ready", "--timeout", "5", **known).returncode == 0
         assert "still being made" in run(root, "drain", "--timeout", "0", **known).stdout
         assert all("?skip_current_image=true?" not in request["path"] for request in server.requests)
+
+
+def test_the_login_is_not_told_to_a_stranger_on_the_port(root: Path, tmp_path: Path) -> None:
+    with serve(kind="automatic1111", busy=True) as server:
+        serve_a1111(root, server)
+        (root / "etc/sd-webui/login").write_text("me:open sesame\n", encoding="utf-8")
+        # Whoever listens there, it is not the service: that has no process.
+        run(root, "drain", "--timeout", "0", PATH=fake_systemctl(tmp_path))
+        assert server.requests and all(request["login"] is None for request in server.requests)
 
 
 def fake_systemctl(folder: Path, pid: int = 0) -> str:
@@ -414,7 +424,7 @@ def test_sd_profile_takes_back_what_does_not_start(root: Path, tmp_path: Path) -
         f'#!/bin/sh\necho "$@" >>{tmp_path}/systemctl.log\n[ "$1" = show ] || ! test -e {override}\n', encoding="utf-8"
     )
     done = run(root, "sd_profile", "gpu_full", PATH=path)
-    assert done.returncode != 0 and "does not start with the profile gpu_full, so cpu is back" in done.stderr
+    assert done.returncode != 0 and "does not start with the profile gpu_full, so it goes back to cpu" in done.stderr
     assert "active:   cpu" in done.stdout and not override.exists()
     told = (tmp_path / "systemctl.log").read_text(encoding="utf-8").splitlines()
     assert [line for line in told if not line.startswith("show")] == ["restart sd-webui.service"] * 2

@@ -82,17 +82,23 @@ def write_override(profile: str, reason: str, seconds: float | None) -> None:
     part.replace(settings.OVERRIDE)
 
 
-def restart(drain_seconds: float) -> int:
-    """Restart the server once it is idle; returns systemctl's exit status, which is 0 only when it answers again."""
+def wait(drain_seconds: float) -> None:
+    """Wait until the server is idle, and say so where it is not."""
     if not drain.wait_until_idle(drain_seconds):
         print(f"A picture was still being made after {drain_seconds:.0f} s; the restart cuts it.")
+
+
+def restart(drain_seconds: float) -> int:
+    """Restart the server once it is idle; returns systemctl's exit status, which is 0 only when it answers again."""
+    if drain_seconds:
+        wait(drain_seconds)
     return subprocess.run(["systemctl", "restart", settings.UNIT], check=False).returncode
 
 
 def put_back(override: bytes | None) -> None:
     """Have the override that was there before, or none."""
     if override is None:
-        settings.OVERRIDE.unlink()
+        settings.OVERRIDE.unlink(missing_ok=True)
     else:
         settings.OVERRIDE.write_bytes(override)
 
@@ -103,26 +109,40 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
     if arguments.action == "expire":
         if settings.load_override() is not None or not settings.OVERRIDE.exists():
             return 0
+        try:
+            former_profile = settings.read_json(settings.OVERRIDE).get("profile")
+        except settings.SettingsError:
+            former_profile = None
         settings.OVERRIDE.unlink()
         # The override no longer counts since it expired, but the server still runs with it.
-        return restart(arguments.drain)
+        result = restart(arguments.drain)
+        if result and former_profile in release["profiles"]:
+            # What has run until now is better than nothing.
+            write_override(former_profile, "the desired profile did not start", None)
+            restart(0)
+        return result
     former = settings.OVERRIDE.read_bytes() if settings.OVERRIDE.exists() else None
+    wanted = settings.desired_profile() if arguments.action == "clear" else arguments.action
+    if wanted != before:
+        # Before the override is written: whoever gives up waiting has changed nothing.
+        wait(arguments.drain)
     if arguments.action == "clear":
         with contextlib.suppress(FileNotFoundError):
             settings.OVERRIDE.unlink()
     else:
         write_override(arguments.action, arguments.reason, arguments.duration)
     after = settings.active_profile(release["profiles"])
-    result = restart(arguments.drain) if after != before else 0
-    if result and arguments.action != "clear":
+    result = restart(0) if after != before else 0
+    if result:
         # A card that is missing or too small: a server that runs is worth more than the wish.
         put_back(former)
         print(
-            f"error: the server does not start with the profile {after}, so {before} is back; "
+            f"error: the server does not start with the profile {after}, so it goes back to {before}; "
             f"journalctl -u {settings.UNIT} says why.",
             file=sys.stderr,
         )
-        restart(0)
+        if restart(0):
+            print(f"error: it does not start with {before} either.", file=sys.stderr)
     print(status(release))
     return result
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -59,10 +60,36 @@ def ask(config: dict[str, Any], path: str, timeout: float, login: str | None = N
         return str(error) or type(error).__name__, None
 
 
+def listeners(port: int) -> set[int]:
+    """The users whose programs listen on a TCP port."""
+    found = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        # A host without IPv6 has no second one.
+        with contextlib.suppress(OSError):
+            for line in table.read_text(encoding="ascii").splitlines()[1:]:
+                # Local address, state (0A: listens) and owner.
+                fields = line.split()
+                if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(int(fields[7]))
+    return found
+
+
+def is_ours(port: int) -> bool:
+    """Is it the service that listens there, and not a program of somebody who waits for the login?"""
+    try:
+        owner = os.stat(f"/proc/{int(os.environ.get('MAINPID') or main_pid())}").st_uid
+    except (OSError, ValueError):
+        return False
+    return listeners(port) == {owner}
+
+
 def ask_with_login(config: dict[str, Any], path: str, timeout: float) -> tuple[str, bytes | None]:
     """The same, with the login if it is known; if it is not, its being asked for is an answer (empty body)."""
     login = settings.load_login()
-    said, body = ask(config, path, timeout, login)
+    told = login if login is None or is_ours(int(config["port"])) else None
+    said, body = ask(config, path, timeout, told)
+    if told != login:
+        return "a program of somebody else" if said.startswith("HTTP") else said, None
     return said, b"" if said == "HTTP 401" and login is None else body
 
 

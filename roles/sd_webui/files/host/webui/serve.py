@@ -39,14 +39,15 @@ def let_middleware_come_late(application_class: Any) -> None:
 
 
 def put_login_in_front() -> None:
-    """Guard every application of this process, if a login is wanted or there is one; raises LoginError."""
+    """Guard every application of this process: by the login, if one is wanted or there is one; raises LoginError."""
     wanted = os.environ.get("SD_WEBUI_LOGIN", "")
     path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "login")
     if wanted not in ("", "required"):
         raise login_guard.LoginError("SD_WEBUI_LOGIN is neither empty nor required; run site.yml again.")
     if wanted or path.exists():
-        guard = login_guard.Guard(login_guard.read_login(path))
-        guard.protect(_application_class())
+        login_guard.Guard(login_guard.read_login(path)).protect(_application_class())
+    elif not any(argument.startswith("--cors-allow-origins") for argument in sys.argv):
+        login_guard.Guard(None).protect(_application_class())
 
 
 def _application_class() -> Any:
