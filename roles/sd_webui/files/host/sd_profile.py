@@ -109,10 +109,9 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
     if arguments.action == "expire":
         if settings.load_override() is not None or not settings.OVERRIDE.exists():
             return 0
-        try:
-            former_profile = settings.read_json(settings.OVERRIDE).get("profile")
-        except settings.SettingsError:
-            former_profile = None
+        former_profile = ""
+        with contextlib.suppress(settings.SettingsError):
+            former_profile = str(settings.read_json(settings.OVERRIDE).get("profile"))
         settings.OVERRIDE.unlink()
         # The override no longer counts since it expired, but the server still runs with it.
         result = restart(arguments.drain)

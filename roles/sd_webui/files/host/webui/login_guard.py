@@ -239,7 +239,8 @@ def _is_short(headers: dict[bytes, bytes]) -> bool:
 
 async def _read_whole(receive: Receive) -> Receive:
     """The request's body, at once and in one message."""
-    body, message = b"", {"more_body": True}
+    body = b""
+    message: Message = {"more_body": True}
     while message.get("more_body"):
         message = await receive()
         body += message.get("body", b"")
