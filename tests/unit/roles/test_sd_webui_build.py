@@ -1,43 +1,68 @@
 # Copyright: the secondhand.diffusion contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""build-repositories against a Git host: at its commit each, and one sentence where that cannot be."""
+"""The scripts that build a release, against a Git host and package indexes: all of it, or one sentence why not."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from automatic1111 import build
 from git import serve
 
-SCRIPT = Path(__file__).resolve().parents[3] / "roles/sd_webui/files/engines/webui/build-repositories"
+SCRIPTS = Path(__file__).resolve().parents[3] / "roles/sd_webui/files/engines/webui"
 WEBUI = "AUTOMATIC1111/stable-diffusion-webui.git"
 EXTENSION = "somebody/sd-webui-greeting.git"
 
 
 @dataclass(frozen=True)
 class Host:
-    """A running Git host with the stand-in's repositories."""
+    """A running Git host with the stand-in's repositories, and package indexes."""
 
     address: str
     commits: dict[str, str]
+    hashes: dict[str, str]
+
+
+def make_wheel(folder: Path, name: str, version: str) -> str:
+    """A package with one module, in an index; the SHA-256 of its file."""
+    information = f"{name}-{version}.dist-info"
+    files = {
+        f"{name}.py": f'VERSION = "{version}"\n',
+        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{information}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*files, f"{information}/RECORD"])
+    path = folder / name / f"{name}-{version}-py3-none-any.whl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, text in {**files, f"{information}/RECORD": record}.items():
+            archive.writestr(member, text)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     folder = tmp_path_factory.mktemp("git")
-    commits = build.build(folder)
-    server = serve.GitHost(("127.0.0.1", 0), folder)
+    commits = build.build(folder / "git")
+    wheels = [("simple", "builder", "1.0"), ("simple", "pinned", "1.0"), ("simple", "pinned", "2.0")]
+    wheels += [("simple", "wanted", "1.0"), ("torch/cpu", "torch", "2.0+cpu")]
+    hashes = {f"{name}=={number}": make_wheel(folder / index, name, number) for index, name, number in wheels}
+    server = serve.GitHost(("127.0.0.1", 0), folder / "git", folder)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield Host(f"127.0.0.1:{server.server_address[1]}", commits)
+    yield Host(f"127.0.0.1:{server.server_address[1]}", commits, hashes)
     server.stopping.set()
     server.shutdown()
     server.server_close()
@@ -59,16 +84,18 @@ class Build:
             {"name": name, "path": path, "repository": url, "commit": commit, "setting": setting, "tag": ""}
         )
 
-    def run(self) -> str:
+    def run(self, script: str = "build-repositories", **recipe: Any) -> str:
         """Everything that it says; where it fails, `problem` has the sentence."""
-        (self.folder / "recipe").write_text(json.dumps({"repositories": self.repositories}))
+        (self.folder / "recipe").write_text(json.dumps({"repositories": self.repositories, **recipe}))
         environment = {
             "PATH": os.environ["PATH"],
             "CREDENTIALS_DIRECTORY": str(self.folder),
             "CACHE_DIRECTORY": str(self.folder),
+            # uv would try again for ten seconds.
+            "UV_HTTP_RETRIES": "0",
         }
         done = subprocess.run(
-            [sys.executable, "-Es", str(SCRIPT)],
+            [sys.executable, "-Es", str(SCRIPTS / script)],
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -78,6 +105,7 @@ class Build:
             timeout=60,
         )
         assert (done.returncode == 0) == (self.problem == ""), done.stdout
+        assert "\n" not in self.problem
         return done.stdout
 
     @property
@@ -143,7 +171,6 @@ def test_what_cannot_be_fetched(job: Build, repository: str, commit: str, senten
     job.run()
     for sentence in sentences:
         assert sentence in job.problem
-    assert "\n" not in job.problem
 
 
 def test_a_password_of_a_mirror_is_told_nobody(job: Build) -> None:
@@ -153,3 +180,76 @@ def test_a_password_of_a_mirror_is_told_nobody(job: Build) -> None:
     assert "hush-hush" not in said + job.problem and job.host.address in job.problem
     kept = subprocess.run(["grep", "-rl", "hush-hush", str(job.folder / "out/webui")], check=False, capture_output=True)
     assert kept.stdout == b""
+
+
+@pytest.fixture(scope="module")
+def uv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """uv as PyPI has it: a program in a wheel."""
+    program = shutil.which("uv")
+    assert program is not None
+    wheel = tmp_path_factory.mktemp("uv") / "uv.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(program, "uv-0.data/scripts/uv")
+    return wheel
+
+
+@pytest.fixture
+def recipe(job: Build, uv: Path) -> dict[str, Any]:
+    """Two packages from a lock, PyTorch from its own index, and one that an extension wants."""
+    for name, package in (("bootstrap", "builder==1.0"), ("lock", "pinned==1.0")):
+        (job.folder / f"{name}.lock").write_text(f"{package} --hash=sha256:{job.host.hashes[package]}\n")
+    return {
+        "uv": str(uv),
+        "python": "3.11",
+        "python_is_managed": False,
+        "python_mirror": "",
+        "python_downloads": "",
+        "pypi_index": f"http://{job.host.address}/files/simple",
+        "bootstrap": str(job.folder / "bootstrap.lock"),
+        "locks": [str(job.folder / "lock.lock")],
+        "torch_packages": ["torch==2.0+cpu"],
+        "torch_index": f"http://{job.host.address}/files/torch/cpu",
+        "torch_sha256": {"torch-2.0+cpu-py3-none-any.whl": job.host.hashes["torch==2.0+cpu"]},
+        "extension_requirements": ["wanted==1.0"],
+        "tokenizer": False,
+        "loaded": ["pinned"],
+        "minimum_free_mib": 3072,
+    }
+
+
+def test_the_environment(job: Build, recipe: dict[str, Any]) -> None:
+    """Each package in the version that was named, and an environment that can move."""
+    said = job.run("build-environment", **recipe)
+    assert "is believed" not in said
+    (job.folder / "out").rename(job.folder / "moved")
+    program = "import builder, pinned, torch, wanted; print(pinned.VERSION, torch.VERSION, wanted.VERSION)"
+    command = [str(job.folder / "moved/venv/bin/python"), "-Ic", program]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "1.0 2.0+cpu 1.0\n"
+    assert not (job.folder / "uv-cache").exists()
+
+
+def test_a_build_of_pytorch_without_a_hash_is_said(job: Build, recipe: dict[str, Any]) -> None:
+    said = job.run("build-environment", **{**recipe, "torch_sha256": {}})
+    assert "No SHA-256 is known for torch==2.0+cpu: their index is believed." in said
+
+
+@pytest.mark.parametrize("package", ["builder==1.0", "pinned==1.0", "torch==2.0+cpu"])
+def test_a_hash_that_does_not_match(job: Build, recipe: dict[str, Any], package: str) -> None:
+    for lock in job.folder.glob("*.lock"):
+        lock.write_text(lock.read_text().replace(job.host.hashes[package], "0" * 64))
+    if package.startswith("torch"):
+        recipe["torch_sha256"] = {"torch-2.0+cpu-py3-none-any.whl": "0" * 64}
+    job.run("build-environment", **recipe)
+    assert f"{package} is not the file that the lock names (its SHA-256 differs)" in job.problem
+
+
+@pytest.mark.parametrize("index", ["pypi_index", "torch_index"])
+def test_no_network(job: Build, recipe: dict[str, Any], index: str) -> None:
+    job.run("build-environment", **{**recipe, index: "http://me:hush-hush@127.0.0.1:9/simple"})
+    assert "packages could not be fetched from http://127.0.0.1:9/" in job.problem
+    assert "check this host's network, or set sd_webui_proxy" in job.problem
+
+
+def test_an_extension_moves_no_pin(job: Build, recipe: dict[str, Any]) -> None:
+    job.run("build-environment", **{**recipe, "extension_requirements": ["wanted==1.0", "pinned==2.0"]})
+    assert "pinned==2.0" in job.problem

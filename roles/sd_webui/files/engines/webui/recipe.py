@@ -9,6 +9,7 @@ may hold a password; it never stands on a command line or in the release.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -57,6 +58,12 @@ def run(command: list[str], environment: dict[str, str] | None = None, directory
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command[0], "".join(lines))
     return "".join(lines)
+
+
+def compile_code(python: Path) -> None:
+    """Compile the web UI's own code: the service cannot, so it would at each start. What is no Python 3 stays."""
+    with contextlib.suppress(subprocess.CalledProcessError):
+        run([str(python), "-I", "-m", "compileall", "-qq", "-j", "0", str(OUT / "webui")])
 
 
 def main(build: typing.Callable[[dict[str, typing.Any]], None]) -> int:
