@@ -84,7 +84,7 @@ class Build:
             {"name": name, "path": path, "repository": url, "commit": commit, "setting": setting, "tag": ""}
         )
 
-    def run(self, script: str = "build-repositories", **recipe: Any) -> str:
+    def run(self, script: str = "build_repositories.py", **recipe: Any) -> str:
         """Everything that it says; where it fails, `problem` has the sentence."""
         (self.folder / "recipe").write_text(json.dumps({"repositories": self.repositories, **recipe}))
         environment = {
@@ -219,7 +219,7 @@ def recipe(job: Build, uv: Path) -> dict[str, Any]:
 
 def test_the_environment(job: Build, recipe: dict[str, Any]) -> None:
     """Each package in the version that was named, and an environment that can move."""
-    said = job.run("build-environment", **recipe)
+    said = job.run("build_environment.py", **recipe)
     assert "is believed" not in said
     (job.folder / "out").rename(job.folder / "moved")
     program = "import builder, pinned, torch, wanted; print(pinned.VERSION, torch.VERSION, wanted.VERSION)"
@@ -229,8 +229,8 @@ def test_the_environment(job: Build, recipe: dict[str, Any]) -> None:
 
 
 def test_a_build_of_pytorch_without_a_hash_is_said(job: Build, recipe: dict[str, Any]) -> None:
-    said = job.run("build-environment", **{**recipe, "torch_sha256": {}})
-    assert "No SHA-256 is known for torch==2.0+cpu: their index is believed." in said
+    said = job.run("build_environment.py", **{**recipe, "torch_sha256": {}})
+    assert "No SHA-256 is known for torch==2.0+cpu: the index is believed." in said
 
 
 @pytest.mark.parametrize("package", ["builder==1.0", "pinned==1.0", "torch==2.0+cpu"])
@@ -239,17 +239,17 @@ def test_a_hash_that_does_not_match(job: Build, recipe: dict[str, Any], package:
         lock.write_text(lock.read_text().replace(job.host.hashes[package], "0" * 64))
     if package.startswith("torch"):
         recipe["torch_sha256"] = {"torch-2.0+cpu-py3-none-any.whl": "0" * 64}
-    job.run("build-environment", **recipe)
+    job.run("build_environment.py", **recipe)
     assert f"{package} is not the file that the lock names (its SHA-256 differs)" in job.problem
 
 
 @pytest.mark.parametrize("index", ["pypi_index", "torch_index"])
 def test_no_network(job: Build, recipe: dict[str, Any], index: str) -> None:
-    job.run("build-environment", **{**recipe, index: "http://me:hush-hush@127.0.0.1:9/simple"})
+    job.run("build_environment.py", **{**recipe, index: "http://me:hush-hush@127.0.0.1:9/simple"})
     assert "packages could not be fetched from http://127.0.0.1:9/" in job.problem
     assert "check this host's network, or set sd_webui_proxy" in job.problem
 
 
 def test_an_extension_moves_no_pin(job: Build, recipe: dict[str, Any]) -> None:
-    job.run("build-environment", **{**recipe, "extension_requirements": ["wanted==1.0", "pinned==2.0"]})
+    job.run("build_environment.py", **{**recipe, "extension_requirements": ["wanted==1.0", "pinned==2.0"]})
     assert "pinned==2.0" in job.problem

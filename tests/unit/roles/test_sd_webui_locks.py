@@ -22,7 +22,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 ROLE = ROOT / "roles/sd_webui"
 ENGINES = ROLE / "files/engines"
-MAKE_TOKENIZER = ENGINES / "webui/make-tokenizer"
+MAKE_TOKENIZER = ENGINES / "webui/make_tokenizer.py"
 LOCKS = sorted(ENGINES.glob("*/locks/*.txt"))
 # Which interpreters each engine runs with, and what upstream pins that another release would break.
 PYTHONS = {"automatic1111": ["3.9", "3.11"], "forge": ["3.11"]}
@@ -296,16 +296,16 @@ def test_without_clip_there_is_no_tokenizer(tmp_path: Path, packages: Path) -> N
     done = run_make_tokenizer(packages, str(tmp_path / "home"))
     assert (done.returncode, done.stderr) == (
         1,
-        "make-tokenizer: the package clip has no simple_tokenizer.py: it is another package of that name.\n",
+        "make_tokenizer.py: the package clip has no simple_tokenizer.py: it is another package of that name.\n",
     )
     done = run_make_tokenizer(tmp_path, str(tmp_path / "home"))
     assert (done.returncode, done.stderr) == (
         1,
-        "make-tokenizer: there is no package clip: install it before the tokenizer is made from it.\n",
+        "make_tokenizer.py: there is no package clip: install it before the tokenizer is made from it.\n",
     )
     assert not (tmp_path / "home").exists()
 
 
 def test_make_tokenizer_says_how_it_is_called(packages: Path) -> None:
     done = run_make_tokenizer(packages)
-    assert (done.returncode, done.stderr) == (2, "Usage: venv/bin/python -B make-tokenizer HF_HOME\n")
+    assert (done.returncode, done.stderr) == (2, "Usage: venv/bin/python -B make_tokenizer.py HF_HOME\n")

@@ -1,10 +1,9 @@
-#!/usr/bin/python3 -Es
 # Copyright: the secondhand.diffusion contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Makes the virtual environment of a release with uv, from lock files.
 
-Leaves out/venv, out/huggingface and, where asked, out/python. Needs out/clip (build-repositories) and takes it away.
+Leaves out/venv, out/huggingface and, where asked, out/python. Needs out/clip (build_repositories.py) and takes it away.
 """
 
 from __future__ import annotations
@@ -131,10 +130,11 @@ def install_torch(environment: Environment, recipe: dict[str, typing.Any]) -> No
     for package in packages:
         known = [sha for file, sha in sorted(hashes.items()) if file.startswith(package.replace("==", "-") + "-")]
         lines.append(package + "".join(f" --hash=sha256:{sha}" for sha in known))
-    hashed = all("--hash" in line for line in lines)
-    if not hashed:
-        print(f"No SHA-256 is known for {' and '.join(packages)}: their index is believed.", flush=True)
-        lines = packages
+    unknown = [line for line in lines if "--hash" not in line]
+    hashed = not unknown
+    if unknown:
+        # uv checks the ones that are there all the same.
+        print(f"No SHA-256 is known for {' and '.join(unknown)}: the index is believed.", flush=True)
     environment.variables["UV_DEFAULT_INDEX"] = recipe["torch_index"]
     environment.install("--no-deps", *(["--require-hashes"] if hashed else []), "-r", requirements("torch", lines))
     environment.variables["UV_DEFAULT_INDEX"] = recipe["pypi_index"]
@@ -192,7 +192,7 @@ def build(recipe: dict[str, typing.Any]) -> None:
         shutil.rmtree(clip)
     install_for_extensions(environment, recipe)
     if recipe["tokenizer"]:
-        role.run([str(PYTHON), "-B", str(HERE / "make-tokenizer"), str(role.OUT / "huggingface")])
+        role.run([str(PYTHON), "-B", str(HERE / "make_tokenizer.py"), str(role.OUT / "huggingface")])
     load(recipe["loaded"])
     role.compile_code(PYTHON)
     shutil.rmtree(role.CACHE / "uv-cache", ignore_errors=True)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright: the secondhand.diffusion contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -8,7 +7,7 @@ SD 1, SD 2 and SDXL checkpoints bring CLIP's weights, but the web UI has transfo
 configuration of openai/clip-vit-large-patch14. The installed package clip has the same byte pair table, so both are
 written from what is there already.
 
-Usage: venv/bin/python -B make-tokenizer HF_HOME
+Usage: venv/bin/python -B make_tokenizer.py HF_HOME
 """
 
 from __future__ import annotations
@@ -130,7 +129,7 @@ def main() -> int:
     try:
         write_cache(Path(sys.argv[1]), make_files(*read_table()))
     except (TokenizerError, OSError) as error:
-        print(f"make-tokenizer: {error}", file=sys.stderr)
+        print(f"make_tokenizer.py: {error}", file=sys.stderr)
         return 1
     return 0
 
