@@ -51,20 +51,6 @@ def test_changes_arrive_and_a_persons_own_stay(host: Any, webui: Any, playbook: 
     assert "SD_TEST=it's here" in host.check_output(f"tr '\\0' '\\n' < /proc/{webui.pid}/environ").splitlines()
 
 
-def test_what_leaves_the_inventory_is_let_go(host: Any, webui: Any, playbook: Any) -> None:
-    """A setting keeps its value, and an extension, a flag and a variable are as before."""
-    run = playbook(UPDATE, TARGET, sd_webui_settings={"CLIP_stop_at_last_layers": 1})
-    assert run.returncode == 0, run.output
-    options = webui.get("/sdapi/v1/options")
-    assert (options["CLIP_stop_at_last_layers"], options["eta_noise_seed_delta"]) == (1, 31337)
-    assert styles(host) == {"house style": "{prompt}, oil painting", "my own": "a, b"}
-    assert options["disabled_extensions"] == []
-    assert webui.get("/secondhand-test/hello")["version"] == "1.0"
-    assert "--api-log" not in webui.arguments
-    found = host.check_output(f"stat -c '%U %a' /srv/sd/webui/config.json {STYLES}").splitlines()
-    assert {line.split()[0] for line in found} == {"sd"}
-
-
 def test_profiles_switch_in_one_restart(host: Any, webui: Any) -> None:
     """As a person does for a large ControlNet, and back."""
     assert "active:   cpu" in host.check_output("sd-profile status")
@@ -118,22 +104,26 @@ def test_all_that_is_wrong_is_said_at_once(playbook: Any) -> None:
             },
         ],
         "sd_webui_requirements_lock": "/nowhere/lock.txt",
+        "sd_webui_sources": {"webui": {"commit": "v1.10.1"}},
+        "sd_webui_environment": {"COMMANDLINE_ARGS": "--share"},
     }
     run = playbook(UPDATE, TARGET, **wrong)
     assert run.returncode != 0
     for sentence in (
         "automatic1111 1.10.1 has no flag --no-such-flag; correct sd_webui_extra_args",
-        "sd_webui_extra_args may not hold --share; use nothing",
-        "sd_webui_extra_args may not hold --listen; use sd_webui_address instead.",
-        "sd_webui_extra_args may not hold --api-auth; use sd_webui_login_password instead.",
-        "sd_webui_extra_args may not hold --gradio-auth; use sd_webui_login_password instead.",
-        "--enable-insecure-extension-access; use sd_webui_insecure_extension_access instead.",
-        "sd_webui_extra_args may not hold --allow-code; use nothing",
+        "sd_webui_extra_args may not hold --share; a tunnel to the Internet has no place here.",
+        "sd_webui_extra_args may not hold --listen; set sd_webui_address instead.",
+        "sd_webui_extra_args may not hold --api-auth; set sd_webui_login_password instead.",
+        "sd_webui_extra_args may not hold --gradio-auth; set sd_webui_login_password instead.",
+        "--enable-insecure-extension-access; set sd_webui_insecure_extension_access instead.",
+        "sd_webui_extra_args may not hold --allow-code; it lets everybody who reaches the page run programs.",
         "no comma or blank in sd_webui_login_password",
         "the extension one lacks its repository or its commit (40 digits); a branch or a tag can move",
         "an extension's name \"../two\" is no folder's name",
         'the extension three requires "webcolors", which is no exact version',
         "there is no lock file /nowhere/lock.txt on the controller",
+        'sd_webui_sources.webui.commit "v1.10.1" is no commit; a branch or a tag can move',
+        "sd_webui_environment may not hold COMMANDLINE_ARGS",
     ):
         assert sentence in run.message
     assert "a:b" not in run.message
@@ -145,7 +135,7 @@ def test_damaged_settings_are_not_lost(host: Any, webui: Any) -> None:
     host.check_output("""printf '{"jpeg_quality": 5' | tee /srv/sd/webui/config.json""")
     host.check_output("systemctl restart sd-webui")
     try:
-        assert webui.get("/sdapi/v1/options")["CLIP_stop_at_last_layers"] == 1
+        assert webui.get("/sdapi/v1/options")["CLIP_stop_at_last_layers"] == 2
         kept = host.check_output("cat /srv/sd/webui/config.json.damaged-*")
         assert kept == '{"jpeg_quality": 5'
     finally:

@@ -32,10 +32,3 @@ def test_reset_keeps_models_pictures_and_settings(host: Any, playbook: Any) -> N
     assert host.run("systemctl is-active sd-webui").stdout.strip() == "inactive"
     assert host.run("getent passwd sd").rc != 0
     assert host.run("dpkg-query -W -f='${db:Status-Status}' git").stdout != "installed"
-
-
-def test_reset_purges_when_asked(host: Any, playbook: Any) -> None:
-    """Also after a reset that did not."""
-    run = playbook("playbooks/reset.yml", TARGET, sd_webui_purge_data=True)
-    assert run.returncode == 0, run.output
-    assert not host.file("/srv/sd").exists
