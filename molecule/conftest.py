@@ -9,7 +9,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,3 +65,15 @@ def playbook() -> Callable[..., Run]:
         return Run(done.returncode, done.stdout)
 
     return run
+
+
+@pytest.fixture
+def nothing_left_on_poor_host(playbook: Callable[..., Run], request: pytest.FixtureRequest) -> Iterator[None]:
+    """Afterwards the host that the test's module calls POOR has no release, no running unit and no build folder."""
+    yield
+    command = (
+        "ls -A /opt/sd-webui/releases /var/cache/sd-webui /var/cache/private/sd-webui-build 2>/dev/null; "
+        "systemctl is-active sd-webui"
+    )
+    run = playbook("molecule/_shared/look.yml", request.module.POOR, command=command)
+    assert json.loads(run.message) == ["/opt/sd-webui/releases:", "inactive"]

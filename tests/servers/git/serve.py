@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.server
 import json
 import os
 import shutil
 import subprocess
 import threading
-import time
 import urllib.parse
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -193,13 +193,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080, help="0 lets the system choose")
     arguments = parser.parse_args()
     server = GitHost((arguments.address, arguments.port), arguments.folder, arguments.files)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     print(json.dumps({"url": f"http://{arguments.address}:{server.server_address[1]}"}), flush=True)
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        pass
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 if __name__ == "__main__":
