@@ -88,10 +88,8 @@ def wait(drain_seconds: float) -> None:
         print(f"A picture was still being made after {drain_seconds:.0f} s; the restart cuts it.")
 
 
-def restart(drain_seconds: float) -> int:
-    """Restart the server once it is idle; returns systemctl's exit status, which is 0 only when it answers again."""
-    if drain_seconds:
-        wait(drain_seconds)
+def restart() -> int:
+    """Restart the server; returns systemctl's exit status, which is 0 only when it answers again."""
     return subprocess.run(["systemctl", "restart", settings.UNIT], check=False).returncode
 
 
@@ -114,11 +112,12 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
             former_profile = str(settings.read_json(settings.OVERRIDE).get("profile"))
         settings.OVERRIDE.unlink()
         # The override no longer counts since it expired, but the server still runs with it.
-        result = restart(arguments.drain)
+        wait(arguments.drain)
+        result = restart()
         if result and former_profile in release["profiles"]:
             # What has run until now is better than nothing.
             write_override(former_profile, "the desired profile did not start", None)
-            restart(0)
+            restart()
         return result
     former = settings.OVERRIDE.read_bytes() if settings.OVERRIDE.exists() else None
     wanted = settings.desired_profile() if arguments.action == "clear" else arguments.action
@@ -131,7 +130,7 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
     else:
         write_override(arguments.action, arguments.reason, arguments.duration)
     after = settings.active_profile(release["profiles"])
-    result = restart(0) if after != before else 0
+    result = restart() if after != before else 0
     if result:
         # A card that is missing or too small: a server that runs is worth more than the wish.
         put_back(former)
@@ -140,7 +139,7 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
             f"journalctl -u {settings.UNIT} says why.",
             file=sys.stderr,
         )
-        if restart(0):
+        if restart():
             print(f"error: it does not start with {before} either.", file=sys.stderr)
     print(status(release))
     return result

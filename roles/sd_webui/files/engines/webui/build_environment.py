@@ -88,16 +88,17 @@ class Environment:
         }
         self.variables.update({name: value for name, value in optional.items() if value})
 
-    def uv(self, *arguments: str) -> str:
-        """Run uv; raises Problem."""
+    def uv(self, *arguments: str, index: str = "") -> str:
+        """Run uv, with another index where one is given; raises Problem."""
+        variables = {**self.variables, "UV_DEFAULT_INDEX": index} if index else self.variables
         try:
-            return role.run([str(self.program), *arguments], self.variables, role.CACHE)
+            return role.run([str(self.program), *arguments], variables, role.CACHE)
         except subprocess.CalledProcessError as error:
             raise role.Problem(sentence(self.recipe, error.output)) from error
 
-    def install(self, *arguments: str) -> None:
+    def install(self, *arguments: str, index: str = "") -> None:
         """Install packages into the virtual environment; whatever is built is built with what the lock has brought."""
-        self.uv("pip", "install", "--python", str(PYTHON), "--no-build-isolation", *arguments)
+        self.uv("pip", "install", "--python", str(PYTHON), "--no-build-isolation", *arguments, index=index)
 
     def python(self) -> str:
         """The interpreter: Debian's, or one that uv fetches."""
@@ -135,9 +136,8 @@ def install_torch(environment: Environment, recipe: dict[str, typing.Any]) -> No
     if unknown:
         # uv checks the ones that are there all the same.
         print(f"No SHA-256 is known for {' and '.join(unknown)}: the index is believed.", flush=True)
-    environment.variables["UV_DEFAULT_INDEX"] = recipe["torch_index"]
-    environment.install("--no-deps", *(["--require-hashes"] if hashed else []), "-r", requirements("torch", lines))
-    environment.variables["UV_DEFAULT_INDEX"] = recipe["pypi_index"]
+    options = ["--no-deps", *(["--require-hashes"] if hashed else [])]
+    environment.install(*options, "-r", requirements("torch", lines), index=recipe["torch_index"])
 
 
 def install_for_extensions(environment: Environment, recipe: dict[str, typing.Any]) -> None:

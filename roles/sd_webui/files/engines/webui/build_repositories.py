@@ -76,9 +76,9 @@ def sentence(source: dict[str, typing.Any], said: str) -> str:
             f"{url} has no commit {commit} ({name}), so it is another repository or was rewritten; "
             f"set {setting}.repository to a copy that has it, or {setting}.commit to one that you trust"
         )
-    last = (said.strip().splitlines() or ["no reason given"])[-1]
     return (
-        f"{url} could not be fetched ({last}); check this host's network, or set sd_webui_proxy or sd_webui_git_mirror"
+        f"{url} could not be fetched ({role.last_line(said)}); check this host's network, or set sd_webui_proxy or "
+        "sd_webui_git_mirror"
     )
 
 

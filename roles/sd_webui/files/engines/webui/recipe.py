@@ -38,6 +38,11 @@ def without_password(text: str) -> str:
     return re.sub(r"://[^/@\s]+@", "://", text)
 
 
+def last_line(said: str) -> str:
+    """What a command said last, which is where most put their reason."""
+    return (said.strip().splitlines() or ["no reason given"])[-1]
+
+
 def run(command: list[str], environment: dict[str, str] | None = None, directory: Path | None = None) -> str:
     """Run a command, pass what it says on to the journal, and return it; raises CalledProcessError."""
     lines = []
@@ -74,9 +79,9 @@ def main(build: typing.Callable[[dict[str, typing.Any]], None]) -> int:
     except Problem as problem:
         sentence = str(problem)
     except subprocess.CalledProcessError as error:
-        last = (error.output.strip().splitlines() or ["no reason given"])[-1]
         sentence = (
-            f"{Path(error.cmd).name} failed ({last}); see journalctl -u 'sd-webui-build-*' on the host and run again"
+            f"{Path(error.cmd).name} failed ({last_line(error.output)}); see journalctl -u 'sd-webui-build-*' on the "
+            "host and run again"
         )
     except OSError as error:
         sentence = f"{error}; make room or repair the disk, and run again"

@@ -148,10 +148,7 @@ class Guard:
         passed = {**scope, _PASSED: True}
         try:
             if self._digest is None:
-                if _is_from_elsewhere(method, headers):
-                    await _refuse(is_http, send, 403, "asked for by a page of another site")
-                else:
-                    await inner(passed, receive, send)
+                await _let_in(inner, method, headers, passed, receive, send)
             elif is_http and method == "GET" and path in OPEN_PATHS:
                 await inner(passed, receive, send)
             elif is_http and method == "POST" and path in LOGIN_PATHS and _asks_itself(app) and _is_short(headers):
@@ -160,10 +157,7 @@ class Guard:
                 with self._attempt(scope):
                     await inner(passed, form, self._slow_refusals(scope, send))
             elif _has_cookie(app, headers) or await self._has_password(scope, headers):
-                if _is_from_elsewhere(method, headers):
-                    await _refuse(is_http, send, 403, "asked for by a page of another site")
-                else:
-                    await inner(passed, receive, send)
+                await _let_in(inner, method, headers, passed, receive, send)
             elif is_http and method in ("GET", "HEAD") and path == "/" and _asks_itself(app):
                 await _answer(send, 200, _PAGE_HEADERS, PAGE, with_body=method == "GET")
             else:
@@ -262,6 +256,16 @@ def _has_cookie(app: Any, headers: dict[bytes, bytes]) -> bool:
         if name.startswith("access-token") and value in tokens:
             return True
     return False
+
+
+async def _let_in(
+    inner: Any, method: str, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
+) -> None:
+    """For whoever may use the web UI: unless it is another site's page that makes the browser ask."""
+    if _is_from_elsewhere(method, headers):
+        await _refuse(scope["type"] == "http", send, 403, "asked for by a page of another site")
+    else:
+        await inner(scope, receive, send)
 
 
 def _is_from_elsewhere(method: str, headers: dict[bytes, bytes]) -> bool:
