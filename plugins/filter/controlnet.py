@@ -55,7 +55,7 @@ _value:
       description:
         - The files, each once, with C(type) (V(controlnet) or V(annotator)), C(name) (the path below the store's folder
           of that type), C(repository) and C(file) on Hugging Face, C(needed_by), C(pickle) (whether loading it could
-          run code), and C(size_mb) where it is known.
+          run code), and C(revision) (the repository's commit), C(size_mb) and C(sha256) where they are known.
       type: list
       elements: dict
     pairs:
@@ -105,8 +105,10 @@ def model_of(preprocessor: dict[str, Any], small: bool) -> str:
     return name
 
 
-def entry(kind: str, key: str, source: dict[str, Any], builtin: bool) -> dict[str, Any]:
+def entry(kind: str, key: str, table: dict[str, Any], builtin: bool) -> dict[str, Any]:
     """A file of the list, as yet needed by nobody."""
+    source: dict[str, Any] = table["models" if kind == "controlnet" else "annotators"][key]
+    known = {"revision": table["revisions"].get(source["repository"]), **source}
     made: dict[str, Any] = {
         "type": kind,
         "name": source.get("builtin_name", key) if builtin else key,
@@ -115,7 +117,7 @@ def entry(kind: str, key: str, source: dict[str, Any], builtin: bool) -> dict[st
         "needed_by": [],
         "pickle": not key.endswith(WITHOUT_CODE),
     }
-    return {**made, "size_mb": source["size_mb"]} if "size_mb" in source else made
+    return {**made, **{name: known[name] for name in ("revision", "size_mb", "sha256") if known.get(name)}}
 
 
 def controlnet(
@@ -138,10 +140,9 @@ def controlnet(
         pairs.append({"name": name, "preprocessor": today, "model": model})
         if small and model == preprocessor.get("control"):
             too_large.setdefault(model, []).append(name)
-        wanted = [("controlnet", model, table["models"][model])]
-        wanted += [("annotator", path, table["annotators"][path]) for path in preprocessor.get("annotators", [])]
-        for kind, key, source in wanted:
-            files.setdefault(key, entry(kind, key, source, builtin))["needed_by"].append(name)
+        wanted = [("controlnet", model), *(("annotator", path) for path in preprocessor.get("annotators", []))]
+        for kind, key in wanted:
+            files.setdefault(key, entry(kind, key, table, builtin))["needed_by"].append(name)
     notes = [
         f"{listed(needed_by)}: there is no small model, and {model} ({table['models'][model]['size_mb']} MB, used at "
         f'every step) may not fit into {memory_mib} MiB; when the card runs out of memory, use "sd-profile cpu".'

@@ -156,9 +156,15 @@ def test_files_are_named_once_with_all_that_need_them() -> None:
                 "file": file,
                 "needed_by": ["openpose", "openpose_hand"],
                 "pickle": True,
+                "revision": TABLE["revisions"]["lllyasviel/Annotators"],
                 "size_mb": size_mb,
+                "sha256": sha256,
             }
-            for file, size_mb in (("body_pose_model.pth", 209), ("hand_pose_model.pth", 147), ("facenet.pth", 154))
+            for file, size_mb, sha256 in (
+                ("body_pose_model.pth", 209, "25a948c16078b0f08e236bda51a385d855ef4c153598947c28c0d47ed94bb746"),
+                ("hand_pose_model.pth", 147, "b76b00d1750901abd07b9f9d8c98cc3385b8fe834a26d4b4f0aad439e75fc600"),
+                ("facenet.pth", 154, "8beb52e548624ffcc4aed12af7aee7dcbfaeea420c75609fee999fe7add79d43"),
+            )
         ),
         {
             "type": "controlnet",
@@ -168,6 +174,7 @@ def test_files_are_named_once_with_all_that_need_them() -> None:
             "needed_by": ["canny"],
             "pickle": False,
             "size_mb": 723,
+            "sha256": "8932b66e15aae835b3490dbf989f56c253104cee08a88bf21283762f557c9f10",
         },
     ]
 
@@ -219,6 +226,26 @@ def test_files_say_what_they_are(name: str) -> None:
                 assert file["file"].endswith(".safetensors")
             else:
                 assert re.fullmatch(r"[a-z_]+/[\w.-]+", file["name"])
+
+
+def test_checksums_and_commits_are_whole() -> None:
+    """And each checksum stands at one file: one that was copied to a second would refuse that one for ever."""
+    files = [*TABLE["models"].values(), *TABLE["annotators"].values()]
+    checksums = [file["sha256"] for file in files if "sha256" in file]
+    assert [checksum for checksum in checksums if not re.fullmatch("[0-9a-f]{64}", checksum)] == []
+    assert len(checksums) == len(set(checksums))
+    assert [commit for commit in TABLE["revisions"].values() if not re.fullmatch("[0-9a-f]{40}", commit)] == []
+    assert set(TABLE["revisions"]) <= {file["repository"] for file in files}
+
+
+def test_a_pickle_without_a_checksum_is_no_default() -> None:
+    """What may hold code is held against a checksum; these two are for who chooses them by name."""
+    choice = choose(*TABLE["preprocessors"])
+    assert {file["name"] for file in choice["models"] if file["pickle"] and "sha256" not in file} == {
+        "oneformer/150_16_swin_l_oneformer_coco_100ep.pth",
+        "oneformer/250_16_swin_l_oneformer_ade20k_160k.pth",
+    }
+    assert all("sha256" in file for file in choose(*TABLE["guide"])["models"] if file["pickle"])
 
 
 @pytest.mark.parametrize("name", TABLE["preprocessors"])
