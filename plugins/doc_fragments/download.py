@@ -121,6 +121,10 @@ options:
       - always
       - never
     default: auto
+  _progress:
+    description:
+      - Where the module tells the action plugin how far it is. Not for tasks.
+    type: path
 requirements:
   - requests
 notes:

@@ -42,11 +42,17 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._transfer imp
 
 # From linux/fs.h: makes a file share the blocks of another one, where the file system can (btrfs, XFS).
 FICLONE = 0x40049409
+# What the action plugin passes instead of a progress file: to do only what needs no network and no file's bytes.
+GLANCE = "-"
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 class RequestsMissing(Exception):
     """Nothing can be asked, because requests is not installed here."""
+
+
+class Later(Exception):
+    """A glance is not enough."""
 
 
 @dataclass
@@ -132,6 +138,8 @@ def run(
             msg=f"Would download to {module.params['dest']}; 'requests' is not installed yet, so nobody was asked.",
             **empty_result(module.params["dest"]),
         )
+    except Later:
+        module.exit_json(changed=False, later=True)
     except (DownloadError, model_format.FormatError) as exc:
         if downloads:
             downloads.pass_warnings()
@@ -161,7 +169,8 @@ class Downloads:
         self.params: dict[str, Any] = module.params
         self.check_mode: bool = module.check_mode
         self.index = FileIndex(self.params["index"], read_only=self.check_mode)
-        self.progress = Progress(self.params["_progress"])
+        self._glance: bool = self.params["_progress"] == GLANCE
+        self.progress = Progress(None if self._glance else self.params["_progress"])
         self.limits = Limits(
             connections=_within("connections", self.params["connections"], 1, 16),
             rate=bytes_of(self.params["rate_limit"], "rate_limit") or None if self.params["rate_limit"] else None,
@@ -181,6 +190,7 @@ class Downloads:
     @property
     def client(self) -> Client:
         """Raises RequestsMissing."""
+        self._no_glance()
         if self._client is None:
             if REQUESTS_ERROR:
                 raise RequestsMissing
@@ -195,6 +205,10 @@ class Downloads:
                 on_wait=lambda text: self.progress.state("waiting", text),
             )
         return self._client
+
+    def _no_glance(self) -> None:
+        if self._glance:
+            raise Later
 
     def warn(self, text: str) -> None:
         self._warnings.append(text)
@@ -229,6 +243,7 @@ class Downloads:
         known = self._present(wanted)
         if known:
             return self._result(wanted, known)
+        self._no_glance()
         self._note_diff(path, before, wanted)
         if self.check_mode:
             return FileResult(path, wanted.sha256, wanted.size, changed=True)
@@ -238,7 +253,7 @@ class Downloads:
             # Another run may have had the lock and brought it.
             known = self._present(wanted) if identity(path) != before else None
             if known:
-                return self._result(wanted, known)
+                return self._result(wanted, known, changed=True)
             return self._linked(wanted, part) or self._transferred(wanted, part)
         except model_format.FormatError:
             # No later run could make anything of it.
@@ -258,6 +273,7 @@ class Downloads:
             return None
         known = self.index.lookup(wanted.path) if self.params["verify"] == "cached" else None
         if known is None:
+            self._no_glance()
             self.progress.start(wanted.name, now[2], state="checking")
             try:
                 last = self.index.last_known(wanted.path)
@@ -345,34 +361,33 @@ class Downloads:
 
     def _transferred(self, wanted: Wanted, part: Part) -> FileResult:
         name = wanted.name
-        head = _Head(name, self.params["pickle"])
+        head = _Head(name, self.params["pickle"], self.params["picklescan"])
         transfer = Transfer(wanted, part, lambda: self.client, self.limits, self.progress, head, self.warn)
         last = self.index.last_known(wanted.path)
         if last and identity(wanted.path) and self._matches_hash(wanted, last):
             transfer.seed(wanted.path, last)
         outcome = transfer.run()
-        self.progress.state("checking")
-        form = self._approve(part.path, name)
-        etags = part.identity.get("etags", {})
-        details = {
-            "format": form.name,
-            "base_model": form.base_model,
-            "source": outcome.source,
-            "etag": next(reversed(list(etags.values())), None),
-        }
-        known = replace(outcome.known, details=details)
-        self._set_attributes(part.path, part.final)
-        part.commit()
-        self.index.remember(wanted.path, known)
-        return self._result(
+        etags = list(part.identity.get("etags", {}).values())
+        details = {"source": outcome.source, "etag": etags[-1] if etags else None}
+        return self._completed(
             wanted,
-            known,
-            changed=True,
+            part,
+            replace(outcome.known, details=details),
             downloaded_bytes=outcome.downloaded_bytes,
             resumed_bytes=outcome.resumed_bytes,
             seconds=outcome.seconds,
             source=outcome.source,
         )
+
+    def _completed(self, wanted: Wanted, part: Part, known: Known, **more: Any) -> FileResult:
+        """Approves a file that is whole, and gives it its name."""
+        self.progress.state("checking")
+        form = self._approve(part.path, wanted.name)
+        known = replace(known, details={**(known.details or {}), "format": form.name, "base_model": form.base_model})
+        self._set_attributes(part.path, part.final)
+        part.commit()
+        self.index.remember(wanted.path, known)
+        return self._result(wanted, known, changed=True, **more)
 
     def _matches_hash(self, wanted: Wanted, known: Known) -> bool:
         if wanted.sha256:
@@ -495,19 +510,20 @@ class Downloads:
 
 
 class _Head:
-    """Judges a file by its beginning; whether a pickle may be used is known then, too, unless it is to be scanned."""
+    """Judges a file by its beginning: a pickle is refused then, and a picklescan that is missing is missed then."""
 
-    def __init__(self, name: str, policy: str) -> None:
+    def __init__(self, name: str, policy: str, picklescan: str | None) -> None:
         self._name = name
         self._policy = policy
+        self._picklescan = picklescan
 
     def needed(self, head: bytes) -> int:
         return model_format.header_bytes(head)
 
     def check(self, head: bytes, size: int | None) -> None:
         form = model_format.judge(head, size, self._name)
-        if form.pickle and self._policy == "deny":
-            model_format.check_policy(form, None, "deny", None, self._name)
+        if form.pickle:
+            model_format.check_policy(form, None, self._policy, self._picklescan, self._name)
 
 
 def _within(option: str, value: int, low: int, high: int) -> int:

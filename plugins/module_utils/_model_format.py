@@ -11,7 +11,6 @@ import json
 import os
 import pickletools
 import re
-import zipfile
 from dataclasses import dataclass
 
 from ansible_collections.secondhand.diffusion.plugins.module_utils import _picklescan
@@ -142,7 +141,9 @@ def inspect(path: str, name: str) -> Format:
         return found
     try:
         return Format("zip", pickle=bool(_picklescan.pickle_members(path)))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError, EOFError):
+    except OSError:
+        raise
+    except Exception:
         # Encrypted, damaged, or packed in a way that only others read: nobody can say what is inside.
         return Format("zip", pickle=True)
 

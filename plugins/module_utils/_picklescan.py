@@ -59,7 +59,7 @@ def is_pickle_member(name: str, start: bytes) -> bool:
 
 
 def pickle_members(path: str) -> list[str]:
-    """Raises zipfile.BadZipFile, and what else the module raises for what it cannot read."""
+    """Raises OSError for a disk that fails, and many others for a ZIP file that cannot be read."""
     with zipfile.ZipFile(path) as archive:
         return [member.filename for member in archive.infolist() if is_pickle_member(*_start(archive, member))]
 
@@ -169,7 +169,10 @@ def _check_zip(path: str) -> int:
                         shutil.copyfileobj(stream, _Nowhere(), 1 << 20)
                     pickles += 1
                 read += start.startswith(_PROTOCOLS) or _extension(name) in (*PICKLE_EXTENSIONS, *_READ_TOO)
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError, ValueError, EOFError) as exc:
+    except UnsafeError:
+        raise
+    except Exception as exc:
+        # Whatever the decompressors and the ZIP module meet in bytes that somebody made to confuse them.
         raise UnsafeError(f"its ZIP structure is damaged or odd ({exc})") from exc
     if not pickles:
         raise UnsafeError("it is a ZIP file without a pickle that PyTorch would read")

@@ -167,11 +167,11 @@ class Transfer:
             )
         if location.size is None or not location.ranges or location.size == 0:
             self._begin(location, keep=False)
-            self._check_space(location.size or 0)
+            self.check_space(location.size or 0)
             return self._count(stream(self, location))
         self._begin(location, keep=not self._clean and self._may_keep(location))
         self._clean = False
-        self._check_space(location.size)
+        self.check_space(location.size)
         self.resumed = self.part.done_bytes
         if source.mirror:
             self.part.note(mirror=True)
@@ -190,8 +190,8 @@ class Transfer:
         """From a folder of this host, such as a mounted disk; nothing crosses the network."""
         try:
             size = os.stat(path).st_size
+            self.check_space(size)
             self.part.begin(0, SMALLEST_PIECE, {}, keep=False)
-            self._check_space(size)
             self.resumed = 0
             return copy_file(self, path, size)
         except OSError as exc:
@@ -203,7 +203,7 @@ class Transfer:
         """Takes over what is sound in a damaged file whose pieces are known, so that only the damage is fetched."""
         if self.part.pieces or not known.pieces or os.stat(path).st_size != known.size:
             return
-        self._check_space(known.size)
+        self.check_space(known.size)
         self.progress.start(self.wanted.name, known.size, state="checking")
         self.part.begin(known.size, known.piece_size, {"sha256": known.sha256}, keep=False)
         with open(path, "rb", buffering=0) as file:
@@ -290,7 +290,7 @@ class Transfer:
                 f"The file system of {self.part.path} became full: make room and run again, what is there is kept."
             ) from exc
 
-    def _check_space(self, size: int) -> None:
+    def check_space(self, size: int) -> None:
         """Before the first byte: a full disk stops more than this download."""
         folder = os.path.dirname(self.part.path)
         status = os.statvfs(folder)

@@ -210,6 +210,11 @@ def test_what_picklescan_alone_lets_pass(
         (EVIL + torch(HARMLESS), "model.pkl", "it is a pickle and a ZIP file at once"),
         (torch(HARMLESS)[:-30], "model.pt", "its ZIP structure is damaged or odd"),
         (torch(HARMLESS, **{"archive__x.pkl": b"7z\xbc\xaf\x27\x1c" + bytes(99)}), "model.pt", "could not look at all"),
+        (
+            edited(zipped({"a.pkl": HARMLESS}, compression=8), b"a.pkl", b"a.pkl\xff\xff\xff", 0)[:-3],
+            "model.pt",
+            "damaged",
+        ),
         (bytes(600), "model.bin", "could not look at all"),
         (b"", "model.bin", "could not look at all|looked at"),
     ],
@@ -268,7 +273,7 @@ def large(pickled: bytes) -> bytes:
 def test_a_checkpoint_is_refused_before_it_is_fetched(hubs: Hubs, run_module: Modules, tmp_path: Path) -> None:
     stored = hubs.storage.add_bytes("large.ckpt", large(HARMLESS))
     hubs.faults.bytes_per_second = 16 * MIB
-    options = {"url": stored.url, "dest": str(tmp_path / "large.ckpt"), "sha256": stored.sha256}
+    options: dict[str, Any] = {"url": stored.url, "dest": str(tmp_path / "large.ckpt"), "sha256": stored.sha256}
     run = run_module("url_download", **options)
     assert run.message.startswith("large.ckpt is a pickle, and loading it could run code: take the safetensors version")
     assert hubs.bytes_sent() < stored.size / 2

@@ -174,7 +174,7 @@ def test_mirror_folder(hubs: Hubs, run_module: Modules, options: Options, file: 
 
 def test_a_hundred_models(hubs: Hubs, run_module: Modules, tmp_path: Path) -> None:
     """No network, no byte of a model, less than two seconds for all."""
-    requests = []
+    requests: list[Options] = []
     for number in range(100):
         data = f"model {number}".encode() * 1000
         stored = hubs.storage.add_bytes(f"many/{number}.dat", data)

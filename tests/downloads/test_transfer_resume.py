@@ -104,11 +104,12 @@ def test_file_of_somebody_else(hubs: Hubs, run_module: Modules, options: Options
 
 
 def test_two_runs_at_once(hubs: Hubs, run_module: Modules, options: Options) -> None:
-    """The second one waits for the first, and finds the file."""
+    """The second one waits for the first, and finds a file that was not there before."""
     hubs.faults.bytes_per_second = 24 * MIB
     processes = [run_module.start("url_download", **options) for _ in range(2)]
     runs = [run_module.end(process) for process in processes]
-    assert sorted(run.result["changed"] for run in runs) == [False, True], [run.output for run in runs]
+    assert [run.result["changed"] for run in runs] == [True, True], [run.output for run in runs]
+    assert sorted(run.result["downloaded_bytes"] for run in runs) == [0, SIZE]
     assert hubs.bytes_sent() <= SIZE + 2
 
 

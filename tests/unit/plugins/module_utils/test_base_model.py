@@ -54,7 +54,7 @@ def test_what_tools_write_down(declared: str, expected: str | None) -> None:
 
 
 def test_what_is_written_down_comes_before_what_the_tensors_say() -> None:
-    tensors = {UNET + ATTENTION: (640, 2048)}
+    tensors: dict[str, tuple[int, ...]] = {UNET + ATTENTION: (640, 2048)}
     assert base_model(Header(tensors, {"ss_base_model_version": "sd_v1"})) == "SD 1.5"
     assert base_model(Header(tensors, {"ss_base_model_version": "mine"})) == "SDXL 1.0"
     assert base_model(Header(tensors, {"modelspec.architecture": "mine", "ss_base_model_version": "sd_v1"})) == "SD 1.5"

@@ -39,9 +39,9 @@ def safetensors(tensors: dict[str, tuple[int, ...]] | None = None, **metadata: s
     return len(header).to_bytes(8, "little") + header + bytes(at)
 
 
-def zipped(members: dict[str, bytes]) -> bytes:
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -287,7 +287,9 @@ def test_a_zip_file_that_nobody_can_look_into_counts_as_a_pickle(tmp_path: Path)
         # Encrypted.
         content[place] |= 1
     path = tmp_path / "models.zip"
-    for broken in (bytes(content), zipped({"a.txt": b"text"})[:-10]):
+    packed = bytearray(zipped({"a.txt": b"text" * 100}, zipfile.ZIP_DEFLATED))
+    packed[35] = 0xFF
+    for broken in (bytes(content), bytes(packed), zipped({"a.txt": b"text"})[:-10]):
         path.write_bytes(broken)
         assert inspect(str(path), path.name) == Format("zip", pickle=True)
 
