@@ -30,12 +30,13 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._http import 
     Source,
     redact,
 )
-from ansible_collections.secondhand.diffusion.plugins.module_utils._part import Part
+from ansible_collections.secondhand.diffusion.plugins.module_utils._part import Part, remedy
 from ansible_collections.secondhand.diffusion.plugins.module_utils._pieces import Limits
 from ansible_collections.secondhand.diffusion.plugins.module_utils._progress import Progress
 from ansible_collections.secondhand.diffusion.plugins.module_utils._transfer import (
     Transfer,
     Wanted,
+    file_url,
     mirror_origins,
     with_mirrors,
 )
@@ -144,6 +145,9 @@ def run(
         if downloads:
             downloads.pass_warnings()
         module.fail_json(msg=str(exc))
+    except OSError as exc:
+        what = exc.filename or module.params["dest"]
+        module.fail_json(msg=f"{what} cannot be used ({exc.strerror}): {remedy(exc)}.")
 
 
 def empty_result(path: str) -> dict[str, Any]:
@@ -230,18 +234,21 @@ class Downloads:
 
     def recall(self, key: dict[str, Any]) -> dict[str, Any] | None:
         """What an earlier run of the same request returned, if its files are all as they were."""
-        return self.index.recall(key) if self.params["verify"] == "cached" else None
+        known = self.index.recall(key) if self.params["verify"] == "cached" else None
+        files = known.get("files", []) if known else []
+        return None if any(self._needs_own_copy(file["path"]) for file in files) else known
 
     def have(self, wanted: Wanted) -> FileResult:
         """Sees to it that the file is there; in check mode, only finds out. Raises DownloadError."""
         path = os.path.realpath(wanted.path)
-        if os.path.isdir(path):
-            raise DownloadError(f"{path} is a folder where a file should be: correct dest.")
+        if os.path.exists(path) and not os.path.isfile(path):
+            what = "a folder" if os.path.isdir(path) else "no regular file"
+            raise DownloadError(f"{path} is {what} where a file should be: correct dest.")
         digest = _normal_hash(wanted.sha256)
         wanted = with_mirrors(replace(wanted, path=path, sha256=digest), self.params["mirrors"])
         before = identity(path)
         known = self._present(wanted)
-        if known:
+        if known and not self._needs_own_copy(path):
             return self._result(wanted, known)
         self._no_glance()
         self._note_diff(path, before, wanted)
@@ -288,7 +295,8 @@ class Downloads:
             known = replace(known, details=last.details if last and last.sha256 == known.sha256 else None)
             if not self._is(wanted, known):
                 return None
-            self.index.remember(wanted.path, known)
+            if identity(wanted.path) == now:
+                self.index.remember(wanted.path, known)
         return known if self._is(wanted, known) else None
 
     def _is(self, wanted: Wanted, known: Known) -> bool:
@@ -320,18 +328,21 @@ class Downloads:
                 known = replace(
                     known, details={**(known.details or {}), "format": form.name, "base_model": form.base_model}
                 )
-                if self._clone(path, part) or self._hard_link(path, part):
+                if self._clone(path, known, part) or self._hard_link(path, part):
                     self.index.remember(wanted.path, known)
-                    return self._result(wanted, known, changed=True, source=f"file://{path}")
+                    return self._result(wanted, known, changed=True, source=file_url(path))
                 # On another file system, or with other rights: a copy, which is hashed on the way.
                 return self._transferred(
-                    replace(wanted, sources=(Source(f"file://{path}", mirror=True), *wanted.sources)), part
+                    replace(wanted, sources=(Source(file_url(path), mirror=True), *wanted.sources)), part
                 )
-            except OSError:
+            except (OSError, model_format.FormatError):
+                # It was damaged since, which the time of its last change does not tell.
                 continue
         return None
 
-    def _clone(self, path: str, part: Part) -> bool:
+    def _clone(self, path: str, known: Known, part: Part) -> bool:
+        # What an earlier try has left would stay behind the end of a smaller file, and its journal beside it.
+        part.begin(known.size, known.piece_size, {"sha256": known.sha256}, keep=False)
         with open(path, "rb") as file:
             try:
                 fcntl.ioctl(part.fd, FICLONE, file.fileno())
@@ -345,7 +356,8 @@ class Downloads:
         """Only where both names may have the same owner and rights, because a file has them once."""
         if not self._has_wanted_attributes(path, part.final):
             return False
-        temporary = f"{part.final}.link"
+        # A name that is ours, because the lock is on the file whose name it continues.
+        temporary = f"{part.path}.link"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         try:
@@ -430,6 +442,10 @@ class Downloads:
         if not self.params["group"] and status.st_gid != group:
             return False
         return not self.would_change_attributes(path)
+
+    def _needs_own_copy(self, path: str) -> bool:
+        """A file has its owner and rights once, under all its names."""
+        return os.stat(path).st_nlink > 1 and self.would_change_attributes(path)
 
     def would_change_attributes(self, path: str) -> bool:
         """Whether owner, group or mode are not what the task wants."""

@@ -26,6 +26,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 REQUESTS_ERROR: str | None = None
 try:
     import requests
+    import requests.adapters
     import requests.utils
 except ImportError:
     REQUESTS_ERROR = traceback.format_exc()
@@ -36,10 +37,14 @@ REDIRECTS = (301, 302, 303, 307, 308)
 MAX_REDIRECTS = 8
 # What a server or something in front of it says when it is overloaded or restarting.
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+# Of a signed URL that has expired, or of a storage that no longer has the file there.
+EXPIRED = (400, 401, 403, 404, 410)
 MAX_BACKOFF = 30.0
 CONNECT_TIMEOUT = 20.0
 MAX_ERROR_BODY = 64 * 1024
 MAX_JSON = 64 * 1024 * 1024
+# IPv6 addresses with an IPv4 address in them, which a gateway of the network reaches.
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class DownloadError(Exception):
@@ -101,7 +106,10 @@ class Location:
 
 def redact(url: str) -> str:
     """Without user information, query and fragment, in which secrets and signatures stand."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "An address that cannot be read"
     if not parts.scheme:
         return url.partition("?")[0]
     host = parts.netloc.rpartition("@")[2]
@@ -110,14 +118,20 @@ def redact(url: str) -> str:
 
 def origin(url: str) -> str:
     """Scheme, host and port, which decide who may see a token."""
-    parts = urlsplit(url)
-    port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    except ValueError as exc:
+        raise DownloadError(f"{redact(url)} has a host or port that is none: correct it.") from exc
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
 
 
 def is_private(address: str) -> bool:
     """Whether an address belongs to this host, to the LAN, or to nobody."""
-    return not ipaddress.ip_address(address.partition("%")[0]).is_global
+    there: Any = ipaddress.ip_address(address.partition("%")[0])
+    if there in _NAT64:
+        there = ipaddress.ip_address(int(there) & 0xFFFFFFFF)
+    return not there.is_global or there.is_multicast or getattr(there, "is_site_local", False)
 
 
 @dataclass(frozen=True)
@@ -212,21 +226,26 @@ class Client:
         self, url: str, headers: Mapping[str, str] | None = None, params: Mapping[str, str] | None = None
     ) -> requests.Response:
         """One request, one answer, whatever it is, with the body not yet read; redirects are not followed."""
-        proxies = requests.utils.get_environ_proxies(url)
-        self.policy.check(url, proxied=bool(requests.utils.select_proxy(url, proxies)))
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", "Accept": "*/*", **(headers or {})}
-        if self._token and origin(url) in self._token_for:
-            sent["Authorization"] = f"Bearer {self._token}"
-        return self._session().get(
-            url,
-            headers=sent,
-            params=params,
-            proxies=proxies,
-            verify=self._verify,
-            stream=True,
-            allow_redirects=False,
-            timeout=(min(CONNECT_TIMEOUT, self.timeout), self.timeout),
-        )
+        try:
+            request = requests.Request("GET", url, headers=sent, params=params).prepare()
+            # From here on in the form that is connected to: urlsplit and urllib3 see two different hosts in http://a\@b.
+            url = request.url or ""
+            proxies = requests.utils.get_environ_proxies(url)
+            self.policy.check(url, proxied=bool(requests.utils.select_proxy(url, proxies)))
+            if self._token and origin(url) in self._token_for:
+                request.headers.setdefault("Authorization", f"Bearer {self._token}")
+            return self._adapter().send(
+                request,
+                stream=True,
+                proxies=proxies,
+                verify=self._verify,
+                timeout=(min(CONNECT_TIMEOUT, self.timeout), self.timeout),
+            )
+        except ValueError as exc:
+            raise DownloadError(
+                f"{redact(url)} is an address that cannot be asked: correct it, or the proxy in the environment."
+            ) from exc
 
     def follow(
         self, url: str, headers: Mapping[str, str] | None = None, params: Mapping[str, str] | None = None
@@ -241,17 +260,20 @@ class Client:
                 return answer, first
             answer.close()
             # The address carries its own parameters.
-            url, params = urljoin(answer.url, target), None
+            try:
+                url, params = urljoin(answer.url, _utf8(target)), None
+            except ValueError as exc:
+                raise DownloadError(
+                    f"{redact(answer.url)} sends the download on to an address that cannot be read: correct it."
+                ) from exc
         raise DownloadError(f"{redact(url)} is the end of {MAX_REDIRECTS} redirects in a row: correct the address.")
 
-    def _session(self) -> requests.Session:
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = requests.Session()
-            # Else a .netrc would send its passwords along.
-            session.trust_env = False
-            self._local.session = session
-        return session
+    def _adapter(self) -> requests.adapters.HTTPAdapter:
+        """Not a session: that reads redirects' bodies to their end, keeps cookies, and sends what .netrc has."""
+        adapter: requests.adapters.HTTPAdapter | None = getattr(self._local, "adapter", None)
+        if adapter is None:
+            adapter = self._local.adapter = requests.adapters.HTTPAdapter()
+        return adapter
 
     # Requests that are worth a second try
 
@@ -316,7 +338,7 @@ class Client:
                 continue
             return body, answer.headers
 
-    def locate(self, source: Source) -> Location:
+    def locate(self, source: Source, again: bool = True) -> Location:
         """Asks for the first byte, because hubs answer HEAD differently, and tells where the file is."""
         try:
             answer, first = self.ask(
@@ -328,6 +350,9 @@ class Client:
                 retries=0 if source.mirror else None,
             )
         except HttpError as error:
+            if again and error.status in EXPIRED and origin(error.url) != origin(source.url):
+                # An address that was signed a while ago, from a cache on the way.
+                return self.locate(source, again=False)
             raise source.explain(error) if source.explain else error from error
         with answer:
             return self._location(source, answer, first)
@@ -336,13 +361,14 @@ class Client:
         size: int | None
         if answer.status_code == 200:
             length = answer.headers.get("Content-Length")
-            size, ranges = int(length) if length and length.isdigit() else None, False
+            size, ranges = int(length) if length and length.isascii() and length.isdigit() else None, False
         else:
-            found = re.fullmatch(r"bytes (?:0-0|\*)/(\d+)", answer.headers.get("Content-Range", ""))
-            if not found or (answer.status_code == 416 and int(found[1])):
+            # Without a header that says what was asked for, it has to be the whole file; so with 416 for an empty one.
+            found = re.fullmatch(r"bytes (0-0|\*)/(\d+)", answer.headers.get("Content-Range", ""))
+            if answer.status_code == 416 and found and int(found[2]):
                 body = error_body(answer)
                 raise HttpError(answer.url, answer.status_code, answer.headers, body)
-            size, ranges = int(found[1]), True
+            size, ranges = (int(found[2]), found[1] == "0-0") if found else (None, False)
         if answer.headers.get("Content-Encoding", "identity") not in ("", "identity"):
             size, ranges = None, False
         return Location(
@@ -420,7 +446,7 @@ def unreachable(url: str, error: Exception) -> DownloadError:
 def asked_wait(headers: Mapping[str, str]) -> float | None:
     """Seconds that a server asks to wait, by Retry-After or Hugging Face's RateLimit; None when it does not say."""
     after = (headers.get("Retry-After") or "").strip()
-    if after.isdigit():
+    if after.isascii() and after.isdigit():
         return float(after)
     if after:
         try:
@@ -440,9 +466,7 @@ def disposition_name(header: str | None) -> str | None:
     """The file name in a Content-Disposition, as the server wrote it."""
     if not header:
         return None
-    # requests hands headers out as Latin-1, while servers send UTF-8 as well.
-    with contextlib.suppress(UnicodeEncodeError, UnicodeDecodeError):
-        header = header.encode("latin-1").decode("utf-8")
+    header = _utf8(header)
     extended = re.search(r"filename\*\s*=\s*\"?([\w-]+)'[^']*'([^;\"]+)", header, re.IGNORECASE)
     if extended:
         try:
@@ -454,6 +478,13 @@ def disposition_name(header: str | None) -> str | None:
         return re.sub(r"\\(.)", r"\1", quoted[1])
     plain = re.search(r"filename\s*=\s*([^;]+)", header, re.IGNORECASE)
     return plain[1].strip() if plain else None
+
+
+def _utf8(header: str) -> str:
+    """requests hands headers out as Latin-1, while servers send UTF-8 as well."""
+    with contextlib.suppress(UnicodeError):
+        return header.encode("latin-1").decode("utf-8")
+    return header
 
 
 def _reason(headers: Mapping[str, str], body: bytes) -> str:

@@ -68,11 +68,14 @@ class Part:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             except OSError as exc:
-                raise DownloadError(f"{path} cannot be written ({exc.strerror}): {_remedy(exc)}.") from exc
+                raise DownloadError(f"{path} cannot be written ({exc.strerror}): {remedy(exc)}.") from exc
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(descriptor)
+            except OSError as exc:
+                os.close(descriptor)
+                raise DownloadError(f"{path} cannot be locked ({exc.strerror}): use another file system.") from exc
             else:
                 # The one who had the lock may have given the file its final name meanwhile.
                 if _is_same(descriptor, path):
@@ -97,14 +100,14 @@ class Part:
         """Refuses a file that somebody else calls .part, and reads the journal of one that is ours."""
         length = os.fstat(self.fd).st_size
         if length and not os.path.exists(self.journal_path):
-            self.close()
+            os.close(self.fd)
             raise DownloadError(f"{self.path} was not made by this module: move it away, and run again.")
         lines = _journal_lines(self.journal_path) if length else iter(())
         head = next(lines, None)
         if not isinstance(head, dict) or head.get("schema") != SCHEMA:
             return
         try:
-            self.size, self.piece_size = int(head["size"]), int(head["piece_size"])
+            self.size, self.piece_size = int(head["size"]), max(1, int(head["piece_size"]))
             self.identity = dict(head["identity"])
             for line in lines:
                 if line[0] == "piece":
@@ -132,28 +135,35 @@ class Part:
 
     def begin(self, size: int, piece_size: int, identity: dict[str, Any], keep: bool) -> None:
         """Goes on with the pieces that are there, or without them; from here on they are of this identity."""
-        if keep and self.size == size and self.pieces:
-            identity = {**self.identity, **identity}
-        else:
-            self.size, self.piece_size, self.pieces = size, piece_size, {}
-            os.ftruncate(self.fd, 0)
-        os.ftruncate(self.fd, size)
-        self.identity = identity
-        self._rewrite_journal()
+        with _telling(self.path):
+            if keep and self.size == size and self.pieces:
+                identity = {**self.identity, **identity}
+            else:
+                self.size, self.piece_size, self.pieces = size, piece_size, {}
+                os.ftruncate(self.fd, 0)
+            self.identity = identity
+            # While the file is empty, because one that is not and has no journal counts as somebody else's.
+            self._rewrite_journal()
+            os.ftruncate(self.fd, size)
 
     def _rewrite_journal(self) -> None:
         """The journal anew, and on the disk before the first byte: else a power cut could leave a file without one."""
         if self._journal >= 0:
             os.close(self._journal)
+            self._journal = -1
         head = {"schema": SCHEMA, "size": self.size, "piece_size": self.piece_size, "identity": self.identity}
         lines = [head, *(["piece", index, crc] for index, crc in sorted(self.pieces.items()))]
         temporary = f"{self.journal_path}.new"
         self._journal = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
-        os.write(self._journal, "".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
-        os.fsync(self._journal)
-        os.rename(temporary, self.journal_path)
+        try:
+            os.write(self._journal, "".join(json.dumps(line) + "\n" for line in lines).encode("ascii"))
+            os.fsync(self._journal)
+            os.rename(temporary, self.journal_path)
+        except OSError:
+            os.unlink(temporary)
+            raise
         sync_directory(self.final)
 
     def note(self, **identity: Any) -> None:
@@ -182,7 +192,8 @@ class Part:
 
     def _append(self, line: list[Any]) -> None:
         # One write: a kill leaves a whole line or none, and a torn last line counts for nothing.
-        os.write(self._journal, (json.dumps(line) + "\n").encode("ascii"))
+        with _telling(self.journal_path):
+            os.write(self._journal, (json.dumps(line) + "\n").encode("ascii"))
 
     def blocks(self, index: int) -> Iterator[memoryview]:
         """The bytes of a piece, which most often are still in memory; each block holds until the next one."""
@@ -207,26 +218,27 @@ class Part:
 
     def commit(self) -> None:
         """Gives the file its final name, once its bytes are on the disk."""
-        os.fsync(self.fd)
-        os.rename(self.path, self.final)
-        sync_directory(self.final)
-        # Another process may have begun its own by now.
-        if _is_same(self._journal, self.journal_path):
-            os.unlink(self.journal_path)
+        with _telling(self.path):
+            os.fsync(self.fd)
+            if not _is_same(self.fd, self.path):
+                raise DownloadError(f"Somebody has removed or replaced {self.path} meanwhile: run again.")
+            os.rename(self.path, self.final)
+            # Another process may have begun its own by now.
+            if _is_same(self._journal, self.journal_path):
+                os.unlink(self.journal_path)
+            sync_directory(self.final)
         self.close()
 
     def discard(self) -> None:
         """Removes the file and its journal: there is nothing in them that a later run could use."""
-        for path in (self.path, self.journal_path):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        self.pieces.clear()
         self.close()
 
     def close(self) -> None:
-        """Gives the lock back and leaves the files for the next run; empty ones are removed."""
+        """Gives the lock back and leaves the files for the next run, unless it could not use anything in them."""
         if self.fd < 0:
             return
-        if not self.pieces and self._journal < 0 and not os.fstat(self.fd).st_size and _is_same(self.fd, self.path):
+        if not self.pieces and _is_same(self.fd, self.path):
             for path in (self.path, self.journal_path):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
@@ -247,6 +259,15 @@ def sync_directory(path: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _telling(path: str) -> Iterator[None]:
+    """Turns what the system says into a sentence."""
+    try:
+        yield
+    except OSError as exc:
+        raise DownloadError(f"{path} cannot be written ({exc.strerror}): {remedy(exc)}.") from exc
 
 
 def _is_same(descriptor: int, path: str) -> bool:
@@ -277,9 +298,9 @@ def _sign_of_life(final: str) -> tuple[int, int, str]:
     for line in _journal_lines(f"{final}.part.journal"):
         if isinstance(line, dict):
             size, piece_size = int(line.get("size", 0)), int(line.get("piece_size", 0))
-        elif line[0] == "piece":
+        elif line[:1] == ["piece"]:
             done += piece_size
-        elif line[0] == "drop":
+        elif line[:1] == ["drop"]:
             done -= piece_size
     try:
         status = os.stat(f"{final}.part")
@@ -289,13 +310,18 @@ def _sign_of_life(final: str) -> tuple[int, int, str]:
     return min(done, size), size, state
 
 
-def _remedy(error: OSError) -> str:
+def remedy(error: OSError) -> str:
     return {
         errno.ENOENT: "make its folder first",
         errno.ENOTDIR: "correct dest, a part of it is a file",
+        errno.EEXIST: "correct dest, a part of it is a file",
         errno.EACCES: "run as a user who may write there, for example with become",
         errno.EROFS: "the file system is mounted read-only; look into the kernel's log for the reason",
-        errno.ENOSPC: "make room on that file system",
+        errno.ENOSPC: "make room on that file system, and run again",
+        errno.EDQUOT: "make room, this user may have no more there, and run again",
+        errno.EFBIG: "its file system has no files of that size, as FAT32 above 4 GiB; use another one",
+        errno.EIO: "look into the kernel's log, and at the disk",
+        errno.EPERM: "see whether it is immutable or belongs to somebody else",
         errno.ENAMETOOLONG: "choose a shorter name",
         errno.ELOOP: "a symbolic link has that name; remove it",
     }.get(error.errno or 0, "repair that, and run again")

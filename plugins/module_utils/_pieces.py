@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import GIT_LIMIT, Known
 from ansible_collections.secondhand.diffusion.plugins.module_utils._http import (
+    EXPIRED,
     TRANSIENT,
     DownloadError,
     HttpError,
@@ -48,14 +49,17 @@ if TYPE_CHECKING:
 # Bytes that are read at once: much where it flows, little where it drips, so that a stall is seen.
 SMALLEST_BLOCK = 16 * 1024
 LARGEST_BLOCK = MIB
-# Statuses of a signed URL that has expired, or of a storage that no longer has the file there.
-EXPIRED = (400, 401, 403, 404, 410)
-# How often a source may be asked for a new address without a single byte in between.
+# How often one request may lead to another address.
 MAX_RELOCATIONS = 3
 
 
 class Restart(Exception):
     """What is served now is not what the bytes at hand are from: they must not be joined."""
+
+    def __init__(self, reason: str, in_parts: bool = True) -> None:
+        super().__init__(reason)
+        # Whether it makes sense to ask this server for parts again.
+        self.in_parts = in_parts
 
 
 class HeadCheck(Protocol):
@@ -65,7 +69,7 @@ class HeadCheck(Protocol):
         """How many bytes from the start are needed."""
 
     def check(self, head: bytes, size: int | None) -> None:
-        """Raises DownloadError."""
+        """Raises DownloadError or FormatError."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,6 @@ class Pieces:
         self._rate = RateLimit(transfer.limits.rate)
         self._changed = threading.Condition()
         self._relocating = threading.Lock()
-        self._relocated_at = -1
-        self._relocations = 0
         self._todo = [index for index in range(self.part.count) if index not in self.part.pieces]
         self._unread = set(self.part.pieces)
         # Bytes of pieces that are not complete.
@@ -164,7 +166,6 @@ class Pieces:
 
     def run(self) -> Known:
         """Raises DownloadError or Restart; the part keeps the pieces that are complete."""
-        self._look_at_head()
         count = max(1, min(self.limits.connections, len(self._todo)))
         threads = [
             threading.Thread(target=self._work, name=f"connection {number}", daemon=True) for number in range(count)
@@ -184,7 +185,9 @@ class Pieces:
             self.client.stopped.set()
             self._cut_all()
             for thread in threads:
-                thread.join()
+                # The last ones have not begun when the system refused one.
+                if thread.ident is not None:
+                    thread.join()
             self.client.stopped.clear()
 
     # The main thread: hashing, and looking after the connections
@@ -201,10 +204,13 @@ class Pieces:
                     ahead.update(block)
                     if check:
                         crc = zlib.crc32(block, crc)
-                if not check or crc == self.part.pieces[index]:
-                    hashes = ahead
+                if not check:
+                    break
+                if crc == self.part.pieces[index]:
+                    self._is_read(index)
                     break
                 self._fetch_again(index)
+            hashes = ahead
         return Known(
             sha256=hashes.sha256.hexdigest(),
             size=self.part.size,
@@ -222,6 +228,13 @@ class Pieces:
             if self._failure is not None:
                 raise self._failure
 
+    def _is_read(self, index: int) -> None:
+        """A piece of an earlier try is sound."""
+        with self._changed:
+            self._unread.discard(index)
+        if not self._judged:
+            self._look_at_head()
+
     def _fetch_again(self, index: int) -> None:
         start, end = self.part.span(index)
         with self._changed:
@@ -237,12 +250,12 @@ class Pieces:
         for connection in list(self._open.values()):
             if connection.alive < late:
                 connection.alive = time.monotonic()
-                _cut(connection.answer)
+                cut(connection.answer)
 
     def _cut_all(self) -> None:
         with self._changed:
             for connection in self._open.values():
-                _cut(connection.answer)
+                cut(connection.answer)
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -252,11 +265,16 @@ class Pieces:
 
     # The first bytes
 
-    def _look_at_head(self) -> None:
-        """Judges the file as soon as enough of its beginning is there, and then lets all connections loose."""
-        if self._judged or not self._judging.acquire(blocking=False):
+    def _look_at_head(self, wait: bool = True) -> None:
+        """Judges the file as soon as enough of its beginning is there, and then lets all connections loose.
+
+        Whoever has completed a piece waits: another one may be looking at what was there before.
+        """
+        if not self._judging.acquire(blocking=wait):
             return
         try:
+            if self._judged:
+                return
             check, size = self.transfer.head_check, self.part.size
             front = self._front()
             head = self.part.head(min(front, 4096))
@@ -278,7 +296,8 @@ class Pieces:
         """How many bytes from the start are there without a gap."""
         with self._changed:
             for index in range(self.part.count):
-                if index not in self.part.pieces:
+                # What an earlier try has left may be damaged, and would be judged as what the server sends.
+                if index not in self.part.pieces or index in self._unread:
                     return index * self.part.piece_size + self._partial.get(index, 0)
         return self.part.size
 
@@ -315,7 +334,7 @@ class Pieces:
     def _fetch(self, index: int) -> bool:
         """One piece, over as many connections as it takes; False when this connection is one too many."""
         position, end = self.part.span(index)
-        start, crc, failures = position, 0, 0
+        start, crc, failures, seen = position, 0, 0, self.received
         while position < end:
             problem: HttpError | None = None
             reason: Exception
@@ -330,6 +349,9 @@ class Pieces:
             except HttpError as exc:
                 problem = reason = exc
                 if exc.status not in TRANSIENT:
+                    # Some servers refuse a client's many connections in the words for an address that has expired.
+                    if exc.status in EXPIRED and self._give_back(index):
+                        return False
                     raise self._explained(exc) from exc
             except DownloadError:
                 raise
@@ -337,10 +359,15 @@ class Pieces:
                 reason = exc
             if self.client.stopped.is_set():
                 return False
-            if position < end:
+            if position - before >= MIB:
+                # Some servers send no more than so much at once, or cut every connection after a while.
+                failures = 0
+            elif position < end:
                 failures = 1 if position > before else failures + 1
-                if failures > 1 and self._give_back(index):
+                # While others receive something, this one is too many; in an outage all of them wait.
+                if failures > 1 and self.received > seen and self._give_back(index):
                     return False
+                seen = self.received
                 if failures > self._retries or not self.client.pause(failures, redact(self.location.url), problem):
                     raise self._explained(problem) if problem else unreachable(self.location.url, reason)
         with self._changed:
@@ -360,13 +387,17 @@ class Pieces:
             self.received += count
         self.transfer.progress.add(count)
         if not self._judged:
-            self._look_at_head()
+            self._look_at_head(wait=False)
 
     def _read(self, position: int, end: int) -> Iterator[bytes]:
         """The bytes of one answer, which may end too early."""
         answer = self._request(position, end)
         connection = _Connection(answer, time.monotonic())
         with self._changed:
+            # Whoever ends all connections has set this before, or finds this one.
+            if self.client.stopped.is_set():
+                answer.close()
+                return
             self._open[id(connection)] = connection
         try:
             size = min(SMALLEST_BLOCK * 4, self._rate.block)
@@ -398,23 +429,29 @@ class Pieces:
 
     def _request(self, position: int, end: int) -> requests.Response:
         """An answer with these bytes. Raises Restart when what is served has changed, HttpError for other answers."""
+        relocations = 0
         while True:
             location = self.location
             answer, _first = self.client.follow(location.url, {"Range": f"bytes={position}-{end - 1}"})
             if answer.status_code == 206:
-                self._check_same(answer, position)
+                self._check_same(answer, position, location)
                 return answer
             if answer.status_code == 200:
                 answer.close()
-                raise Restart("the server sent the whole file instead of a part")
+                raise Restart("the server sent the whole file instead of a part", in_parts=False)
             if answer.status_code == 416:
                 answer.close()
                 raise Restart("the server no longer has these bytes")
             error = HttpError(answer.url, answer.status_code, answer.headers, error_body(answer))
-            if error.status not in EXPIRED or not self._relocate(location):
+            if error.status not in EXPIRED or relocations == MAX_RELOCATIONS:
                 raise error
+            relocations += 1
+            self._relocate(location)
 
-    def _check_same(self, answer: requests.Response, position: int) -> None:
+    def _check_same(self, answer: requests.Response, position: int, location: Location) -> None:
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            answer.close()
+            raise Restart("the server packs the parts that it sends", in_parts=False)
         found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
         etag = strong(answer.headers.get("ETag"))
         problem = ""
@@ -422,21 +459,17 @@ class Pieces:
             problem = "the server sent other bytes than it was asked for"
         elif found[3] not in ("*", str(self.part.size)):
             problem = f"the file has {found[3]} bytes now instead of {self.part.size}"
-        elif etag and self.location.etag and etag != self.location.etag:
+        elif etag and location.etag and etag != location.etag:
             problem = "the file was changed on the server in the middle of the download"
         if problem:
             answer.close()
             raise Restart(problem)
 
-    def _relocate(self, expired: Location) -> bool:
-        """Asks the source for a new address of the same file; False when that has brought nothing before."""
+    def _relocate(self, expired: Location) -> None:
+        """Asks the source for a new address of the same file, unless another connection has done so."""
         with self._relocating:
             if self.location is not expired:
-                return True
-            self._relocations = self._relocations + 1 if self._relocated_at == self.received else 1
-            self._relocated_at = self.received
-            if self._relocations > MAX_RELOCATIONS:
-                return False
+                return
             new = self.client.locate(self.source)
             if new.size != self.part.size or not new.ranges:
                 raise Restart("the file has another size now")
@@ -447,10 +480,9 @@ class Pieces:
             self.location = new
             if new.etag:
                 self.part.note(etags={**self.part.identity.get("etags", {}), new.host: new.etag})
-            return True
 
 
-def _cut(answer: requests.Response) -> None:
+def cut(answer: requests.Response) -> None:
     """Ends the wait of another thread that reads from this answer."""
     with (
         contextlib.suppress(OSError, ValueError, AttributeError),

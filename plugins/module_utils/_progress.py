@@ -25,7 +25,8 @@ class Progress:
         self._path = path
         self._lock = threading.Lock()
         self._written = 0.0
-        self._file = 0
+        # Which of how many this is.
+        self.file = 1
         self.files = 1
         self._name = ""
         self._state = "downloading"
@@ -37,8 +38,6 @@ class Progress:
     def start(self, name: str, total: int | None, done: int = 0, state: str = "downloading") -> None:
         """Another file, or the same one from another beginning; sizes in bytes."""
         with self._lock:
-            if name != self._name:
-                self._file += 1
             self._name, self._total, self._done = name, total, done
             self._state, self._note = state, ""
             self._samples.clear()
@@ -48,6 +47,8 @@ class Progress:
         """So many bytes more."""
         with self._lock:
             self._done += count
+            if count > 0 and self._state == "waiting":
+                self._state, self._note = "downloading", ""
         self._write()
 
     def state(self, state: str, note: str = "") -> None:
@@ -79,8 +80,8 @@ class Progress:
                     "total": self._total,
                     "rate": round(max(0.0, rate)),
                     "eta": round(left / rate) if left is not None and rate > 0 else None,
-                    "file": self._file,
-                    "files": max(self.files, self._file),
+                    "file": self.file,
+                    "files": self.files,
                     "state": self._state,
                     "note": self._note,
                 }

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import threading
+import time
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import Known
 from ansible_collections.secondhand.diffusion.plugins.module_utils._http import (
+    EXPIRED,
+    TRANSIENT,
     DownloadError,
     HttpError,
     Location,
+    Source,
     error_body,
     redact,
     unreachable,
 )
 from ansible_collections.secondhand.diffusion.plugins.module_utils._part import MIB, SMALLEST_PIECE
-from ansible_collections.secondhand.diffusion.plugins.module_utils._pieces import Hashes, RateLimit
+from ansible_collections.secondhand.diffusion.plugins.module_utils._pieces import SMALLEST_BLOCK, Hashes, RateLimit, cut
 
 with contextlib.suppress(ImportError):
     import requests
@@ -82,11 +87,12 @@ class Sink:
         )
 
 
-def stream(transfer: Transfer, location: Location) -> tuple[Known, int]:
+def stream(transfer: Transfer, source: Source, location: Location) -> tuple[Known, int]:
     """The file, and how many bytes came over the network for it; a cut connection means the beginning again."""
     failures = received = 0
+    fresh = True
     while True:
-        sink = Sink(transfer, location.size)
+        sink = Sink(transfer, transfer.wanted.size if location.size is None else location.size)
         problem: HttpError | None = None
         reason: Exception = ConnectionError("the connection was cut")
         try:
@@ -96,14 +102,22 @@ def stream(transfer: Transfer, location: Location) -> tuple[Known, int]:
                 return sink.end(), received + sink.position
         except HttpError as exc:
             problem = reason = exc
+            if exc.status in EXPIRED and not fresh:
+                location, fresh = transfer.client.locate(source), True
+                continue
+            if exc.status not in TRANSIENT:
+                raise source.explain(exc) if source.explain else exc from exc
         except DownloadError:
             raise
         except (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as exc:
             reason = exc
         received += sink.position
         failures += 1
+        fresh = False
         if failures > transfer.limits.retries or not transfer.client.pause(failures, redact(location.url), problem):
-            raise problem or unreachable(location.url, reason)
+            if problem:
+                raise source.explain(problem) if source.explain else problem from problem
+            raise unreachable(location.url, reason)
         transfer.part.begin(location.size or 0, SMALLEST_PIECE, transfer.part.identity, keep=False)
         transfer.progress.start(transfer.wanted.name, location.size)
 
@@ -114,10 +128,32 @@ def _blocks(transfer: Transfer, location: Location) -> Iterator[bytes]:
     with answer:
         if answer.status_code != 200:
             raise HttpError(answer.url, answer.status_code, answer.headers, error_body(answer))
-        # Decoded: a server may compress even what it was asked not to.
-        for block in answer.iter_content(rate.block):
-            yield block
-            transfer.client.stopped.wait(rate.took(len(block)))
+        with _watched(answer, transfer.limits.timeout) as alive:
+            # Decoded: a server may compress even what it was asked not to. Small, so that a slow line is seen to live.
+            for block in answer.iter_content(min(4 * SMALLEST_BLOCK, rate.block)):
+                yield block
+                transfer.client.stopped.wait(rate.took(len(block)))
+                alive()
+
+
+@contextlib.contextmanager
+def _watched(answer: requests.Response, timeout: float) -> Iterator[Callable[[], None]]:
+    """Cuts a connection that drips: when nobody has called what this gives for so many seconds."""
+    latest, over = [time.monotonic()], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.5):
+            if time.monotonic() - latest[0] > timeout:
+                cut(answer)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: latest.__setitem__(0, time.monotonic())
+    finally:
+        over.set()
+        watcher.join()
 
 
 def copy_file(transfer: Transfer, path: str, size: int) -> Known:

@@ -10,15 +10,17 @@ Private to this collection.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Callable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import Known
+from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import Known, measure
 from ansible_collections.secondhand.diffusion.plugins.module_utils._http import (
     Client,
     DownloadError,
@@ -28,6 +30,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._http import 
     origin,
     redact,
 )
+from ansible_collections.secondhand.diffusion.plugins.module_utils._model_format import FormatError
 from ansible_collections.secondhand.diffusion.plugins.module_utils._part import (
     MIB,
     SMALLEST_PIECE,
@@ -104,7 +107,9 @@ class Transfer:
         self.downloaded = 0
         self.resumed = 0
         self._clean = False
+        self._in_parts = True
         self._only_hub = False
+        self._damaged = False
 
     @property
     def client(self) -> Client:
@@ -130,6 +135,12 @@ class Transfer:
                 continue
             try:
                 return source, self._from(source)
+            except FormatError as exc:
+                if not source.mirror or number == len(sources):
+                    raise
+                # A page that says that there is no such file, or a pointer of Git LFS.
+                self._clean = True
+                self._warn(f"{redact(source.url)}: {exc} Tried the next source.")
             except DownloadError as exc:
                 if number == len(sources) or isinstance(exc, WrongFile):
                     raise
@@ -140,18 +151,19 @@ class Transfer:
         raise DownloadError(f"There is no source for {self.wanted.name}: give one.")
 
     def _from(self, source: Source) -> Known:
+        self._in_parts = True
         for _attempt in range(MAX_RESTARTS):
             try:
                 known = self._bring(source)
             except Restart as restart:
                 self._warn(f"{redact(source.url)}: {restart}; began again.")
-                self._clean, self.resumed = True, 0
+                self._clean, self._in_parts, self.resumed = True, restart.in_parts, 0
                 continue
             if self._is_wanted(known):
                 return known
             self._judge_mismatch(source, known)
         raise DownloadError(
-            f"{redact(source.url)} served another file {MAX_RESTARTS} times in a row:"
+            f"{redact(source.url)} changed what it serves {MAX_RESTARTS} times in a row:"
             " try again later, or use another source."
         )
 
@@ -165,13 +177,16 @@ class Transfer:
                 f"{redact(source.url)} offers {location.size} bytes where {self.wanted.size} were promised:"
                 " try again later, or use another source."
             )
-        if location.size is None or not location.ranges or location.size == 0:
-            self._begin(location, keep=False)
+        in_parts = bool(location.size) and location.ranges and self._in_parts
+        if source.mirror and self._is_begun() and not (in_parts and location.size == self.part.size):
+            raise DownloadError(f"{redact(source.url)} cannot go on with what {self.part.path} has already.")
+        if not in_parts:
             self.check_space(location.size or 0)
-            return self._count(stream(self, location))
+            self._begin(location, keep=False)
+            return self._count(stream(self, source, location))
+        self.check_space(location.size or 0)
         self._begin(location, keep=not self._clean and self._may_keep(location))
         self._clean = False
-        self.check_space(location.size)
         self.resumed = self.part.done_bytes
         if source.mirror:
             self.part.note(mirror=True)
@@ -190,6 +205,11 @@ class Transfer:
         """From a folder of this host, such as a mounted disk; nothing crosses the network."""
         try:
             size = os.stat(path).st_size
+            if self.wanted.size not in (None, size) or (
+                # What was begun is given up only for a file that is known to be the right one.
+                source.mirror and self._is_begun() and measure(path).sha256 != self.wanted.sha256
+            ):
+                raise DownloadError(f"{path} is another file than the one with this SHA-256.")
             self.check_space(size)
             self.part.begin(0, SMALLEST_PIECE, {}, keep=False)
             self.resumed = 0
@@ -207,18 +227,18 @@ class Transfer:
         self.progress.start(self.wanted.name, known.size, state="checking")
         self.part.begin(known.size, known.piece_size, {"sha256": known.sha256}, keep=False)
         with open(path, "rb", buffering=0) as file:
-            for index, crc in enumerate(known.pieces):
-                start, end = self.part.span(index)
-                offset = start
-                while offset < end and (block := os.pread(file.fileno(), min(MIB, end - offset), offset)):
-                    self.write(offset, block)
-                    self.progress.add(len(block))
-                    offset += len(block)
-                self.part.pieces[index] = crc
-                if self.part.is_sound(index):
+            for index, wanted in enumerate(known.pieces):
+                offset, end = self.part.span(index)
+                crc = 0
+                with contextlib.suppress(OSError):
+                    # What the disk no longer gives is damage like any other.
+                    while offset < end and (block := os.pread(file.fileno(), min(MIB, end - offset), offset)):
+                        self.write(offset, block)
+                        self.progress.add(len(block))
+                        crc = zlib.crc32(block, crc)
+                        offset += len(block)
+                if offset == end and crc == wanted:
                     self.part.finish_piece(index, crc)
-                else:
-                    del self.part.pieces[index]
 
     # What may be kept
 
@@ -230,6 +250,9 @@ class Transfer:
         identity: dict[str, Any] = {"sha256": self.wanted.sha256, "git_sha1": self.wanted.git_sha1, "etags": etags}
         self.part.begin(size, piece_size_for(size, self.limits.connections), identity, keep)
         self.progress.start(self.wanted.name, location.size, self.part.done_bytes)
+
+    def _is_begun(self) -> bool:
+        return bool(self.part.pieces) and self.part.identity.get("sha256") == self.wanted.sha256
 
     def _may_keep(self, location: Location) -> bool:
         """Whether the pieces at hand and what is served now are the same file, as far as can be known beforehand."""
@@ -258,6 +281,11 @@ class Transfer:
         damaged = [index for index in sorted(self.part.pieces) if not self.part.is_sound(index)]
         if damaged:
             # The memory or the disk of this host, not the source: what was received had another checksum.
+            if self._damaged:
+                raise DownloadError(
+                    f"What is written to {self.part.path} changes on this host: look at its disk and its memory."
+                )
+            self._damaged = True
             self._warn(f"{len(damaged)} pieces of {self.part.path} were damaged on this host; fetched them again.")
             for index in damaged:
                 self.part.drop_piece(index)
@@ -295,7 +323,7 @@ class Transfer:
         folder = os.path.dirname(self.part.path)
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize
-        # A sparse file takes only what is written.
+        # A sparse file takes only what is written; what it has will be kept, or be free again.
         needed = max(0, size - os.fstat(self.part.fd).st_blocks * 512)
         if size and needed + self.limits.reserve > free:
             raise DownloadError(
@@ -318,9 +346,9 @@ def _mirror_urls(entry: str, wanted: Wanted) -> Iterator[str]:
         for name in (wanted.name, wanted.sha256 or ""):
             path = os.path.join(entry, name)
             if os.path.isfile(path) and os.path.abspath(path) != os.path.abspath(wanted.path):
-                yield f"file://{path}"
+                yield file_url(path)
     elif "{sha256}" in entry or "{name}" in entry:
-        yield entry.replace("{sha256}", wanted.sha256 or "").replace("{name}", wanted.name)
+        yield entry.replace("{sha256}", wanted.sha256 or "").replace("{name}", quote(wanted.name))
     else:
         yield f"{entry.rstrip('/')}/{wanted.sha256}"
 
@@ -331,7 +359,8 @@ def mirror_origins(mirrors: list[str]) -> tuple[str, ...]:
 
 
 def _local_path(url: str) -> str | None:
-    if not url.startswith("file://"):
-        return None
-    path = urlsplit(url).path if "%" in url else url[len("file://") :]
-    return unquote(path) if "%" in url else path
+    return unquote(urlsplit(url).path) if url.startswith("file://") else None
+
+
+def file_url(path: str) -> str:
+    return f"file://{quote(path)}"

@@ -262,6 +262,7 @@ class Request:
         self.downloads.progress.files = len(wanted)
         results = []
         for number, (file, order) in enumerate(zip(files, wanted), 1):
+            self.downloads.progress.file = number
             try:
                 results.append(self.downloads.have(order))
             except (DownloadError, FormatError) as exc:
