@@ -124,8 +124,7 @@ class Civitai:
         if asked.hash is not None:
             return self._version(f"by-hash/{asked.hash}", f"no published file with the hash {asked.hash}")
         number = asked.version_id
-        if number is None:
-            assert asked.model_id is not None
+        if number is None and asked.model_id is not None:
             answer = self._get(
                 f"models/{asked.model_id}",
                 f"the model {asked.model_id}",

@@ -99,7 +99,7 @@ class Hub:
     def revision(self) -> Revision:
         # The hub scans models; the other types do not know the parameter.
         params = {"securityStatus": "true"} if self._repository.type == "model" else None
-        answer, _ = self._get(self._repository.revision_url(self._revision), params)
+        answer, _headers = self._get(self._repository.revision_url(self._revision), params)
         commit = answer.get("sha") if isinstance(answer, dict) else None
         if not isinstance(commit, str) or not _COMMIT.fullmatch(commit):
             raise self._not_the_api()

@@ -164,7 +164,7 @@ def _metadata(entry: Any) -> dict[str, str]:
 
 def _is_count(number: Any) -> bool:
     # True and False are integers too.
-    return type(number) is int and number >= 0
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
 
 
 def _integer(digits: str) -> int:

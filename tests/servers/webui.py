@@ -39,6 +39,8 @@ MISBEHAVIOURS = (
     "trickle",  # answers a byte at a time, for ever
     "wrong_size",
 )
+# What makes A1111 read its lists of models again.
+REFRESH = tuple(f"/sdapi/v1/refresh-{kind}" for kind in ("checkpoints", "vae", "loras", "embeddings"))
 CHECKPOINT = "random-sd15"
 CHECKPOINT_SHA256 = "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa"
 
@@ -73,6 +75,7 @@ class WebUi(ThreadingHTTPServer):
         busy: bool = False,
         address: str = "127.0.0.1",
         checkpoint: str = CHECKPOINT,
+        log: bool = False,
     ) -> None:
         super().__init__((address, port), _Handler)
         self.kind = kind
@@ -82,6 +85,7 @@ class WebUi(ThreadingHTTPServer):
         self.seconds_to_load = seconds_to_load
         self.busy = busy
         self.checkpoint = checkpoint
+        self.log = log
         self.requests: list[dict[str, Any]] = []
         self.out_of_memory_events = 0
         self.stopping = threading.Event()
@@ -93,6 +97,11 @@ class WebUi(ThreadingHTTPServer):
     def url(self) -> str:
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}"
+
+    def note(self, request: dict[str, Any]) -> None:
+        self.requests.append(request)
+        if self.log:
+            print(json.dumps(request), flush=True)
 
 
 @contextmanager
@@ -118,7 +127,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         login = self.headers.get("Authorization")
-        self.server.requests.append({"method": "GET", "path": self.path, "login": login})
+        self.server.note({"method": "GET", "path": self.path, "login": login})
         if not self._may_enter():
             return
         route = self._routes().get(path)
@@ -129,8 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append({"method": "POST", "path": self.path, "body": body.decode("utf-8", "replace")})
+        self.server.note({"method": "POST", "path": self.path, "body": body.decode("utf-8", "replace")})
         if not self._may_enter():
+            return
+        if self.path in REFRESH and self.server.kind == "automatic1111" and self.server.misbehave != "no_api":
+            self._send(200, {})
             return
         if self.path != "/sdapi/v1/txt2img" or self.server.misbehave == "no_api":
             self._send(404, {"detail": "Not Found"} if self.server.kind == "automatic1111" else None)
@@ -167,7 +179,8 @@ class _Handler(BaseHTTPRequestHandler):
             }
         if self.server.misbehave == "no_api":
             return {"/": "<!DOCTYPE html><title>stand-in</title>", "/internal/ping": {}}
-        state = {"skipped": False, "interrupted": False, "job": "", "job_count": int(self.server.busy), "job_no": 0}
+        busy = self.server.busy or self.server.generating.locked()
+        state = {"skipped": False, "interrupted": False, "job": "", "job_count": int(busy), "job_no": 0}
         gib = 1024**3
         cuda = {
             "system": {"free": gib, "used": gib, "total": 2 * gib},
@@ -177,6 +190,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {
             "/": "<!DOCTYPE html><title>stand-in</title>",
             "/internal/ping": {},
+            "/controlnet/model_list": {"model_list": []},
             "/sdapi/v1/options": {
                 "sd_model_checkpoint": f"{name}.safetensors [{CHECKPOINT_SHA256[:10]}]",
                 "sd_checkpoint_hash": CHECKPOINT_SHA256,
@@ -302,6 +316,7 @@ def main() -> None:
     parser.add_argument("--seconds-per-step", type=float, default=0.0)
     parser.add_argument("--seconds-to-load", type=float, default=0.0)
     parser.add_argument("--busy", action="store_true", help="say that another picture is being made (A1111)")
+    parser.add_argument("--log", action="store_true", help="print each request as JSON")
     arguments = vars(parser.parse_args())
     with serve(**arguments) as server:
         print(json.dumps({"url": server.url}), flush=True)
