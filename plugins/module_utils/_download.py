@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import grp
 import os
+import pwd
 import re
 import stat
 from dataclasses import asdict, dataclass, replace
@@ -38,6 +40,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._transfer imp
     Wanted,
     file_url,
     mirror_origins,
+    secrets_of,
     with_mirrors,
 )
 
@@ -172,6 +175,9 @@ class Downloads:
         self.module = module
         self.params: dict[str, Any] = module.params
         self.check_mode: bool = module.check_mode
+        for url in (self.params.get("url"), *self.params["mirrors"]):
+            # The result shows the options that the module was called with.
+            module.no_log_values.update(secrets_of(url or ""))
         self.index = FileIndex(self.params["index"], read_only=self.check_mode)
         self._glance: bool = self.params["_progress"] == GLANCE
         self.progress = Progress(None if self._glance else self.params["_progress"])
@@ -254,6 +260,7 @@ class Downloads:
         self._note_diff(path, before, wanted)
         if self.check_mode:
             return FileResult(path, wanted.sha256, wanted.size, changed=True)
+        self._check_owner()
         os.makedirs(os.path.dirname(path), exist_ok=True)
         part = Part.open(path, lambda done, size: self._waiting(wanted, done, size))
         try:
@@ -268,6 +275,22 @@ class Downloads:
             raise
         finally:
             part.close()
+
+    def _check_owner(self) -> None:
+        """Before the first byte, because nobody wants to hear of it after the last one."""
+        checks: tuple[tuple[str, str, Callable[[str], object]], ...] = (
+            ("owner", "user", pwd.getpwnam),
+            ("group", "group", grp.getgrnam),
+        )
+        for option, kind, look_up in checks:
+            name = self.params[option]
+            try:
+                if name and not name.isdigit():
+                    look_up(name)
+            except KeyError:
+                raise DownloadError(
+                    f"There is no {kind} '{name}' on this host: make it, or correct {option}."
+                ) from None
 
     def _waiting(self, wanted: Wanted, done: int, size: int) -> None:
         self.progress.start(wanted.name, size or None, done, "waiting")
@@ -513,9 +536,13 @@ class Downloads:
     def _apply_attributes(self, files: list[dict[str, Any]]) -> None:
         for file in files:
             if os.path.exists(file["path"]):
+                diff: dict[str, dict[str, Any]] = {}
                 file["changed"] = self.module.set_fs_attributes_if_different(
-                    self._file_arguments(file["path"]), file["changed"]
+                    self._file_arguments(file["path"]), file["changed"], diff
                 )
+                if diff:
+                    lines = {name: _lines({"path": file["path"], **values}) for name, values in diff.items()}
+                    self._diff.append({"before_header": file["path"], "after_header": file["path"], **lines})
 
     def _end(self, answer: dict[str, Any]) -> NoReturn:
         self.pass_warnings()

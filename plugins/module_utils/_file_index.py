@@ -16,7 +16,7 @@ import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -98,6 +98,14 @@ def measure(path: str, piece_size: int = SMALLEST_PIECE, tick: Callable[[int], N
     )
 
 
+def _is_still(path: str, seen: Sequence[int]) -> bool:
+    """Whether the file is the one that was seen; one that cannot be looked at, by this user or now, is not."""
+    try:
+        return identity(path) == tuple(seen)
+    except OSError:
+        return False
+
+
 class FileIndex:
     """The index; opened for each use, because a download takes hours and others want to write meanwhile."""
 
@@ -175,7 +183,7 @@ class FileIndex:
         rows = self._ask(
             "SELECT path, device, inode, size, mtime_ns FROM files WHERE sha256 = ? ORDER BY path", (sha256,)
         )
-        return [row[0] for row in rows if identity(row[0]) == tuple(row[1:])]
+        return [row[0] for row in rows if _is_still(row[0], row[1:])]
 
     def remember(self, path: str, known: Known) -> None:
         """The file is there and holds this."""
@@ -205,9 +213,12 @@ class FileIndex:
         rows = self._ask("SELECT answer FROM requests WHERE key = ?", (_key(key),))
         if not rows:
             return None
-        answer = json.loads(rows[0][0])
+        try:
+            answer = json.loads(rows[0][0])
+        except ValueError:
+            return None
         for path, *seen in answer["files"]:
-            if list(identity(path) or ()) != seen:
+            if not _is_still(path, seen):
                 return None
         result: dict[str, Any] = answer["result"]
         return result
@@ -220,9 +231,13 @@ class FileIndex:
         )
 
 
-def _known(size: int, row: tuple[Any, ...]) -> Known:
+def _known(size: int, row: tuple[Any, ...]) -> Known | None:
     sha256, git_sha1, piece_size, pieces, details = row
-    return Known(sha256, size, git_sha1, piece_size, tuple(json.loads(pieces)), json.loads(details))
+    try:
+        return Known(sha256, size, git_sha1, piece_size, tuple(json.loads(pieces)), json.loads(details))
+    except (TypeError, ValueError):
+        # Damaged: the file is read again.
+        return None
 
 
 def _key(key: dict[str, Any]) -> str:

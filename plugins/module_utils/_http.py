@@ -98,6 +98,8 @@ class Location:
     hub_headers: Mapping[str, str] = field(default_factory=dict)
     # As Content-Disposition has it: nothing that can be used without being made safe.
     file_name: str | None = None
+    # What changes when the file does, though it does not vouch for each byte as an ETag can.
+    version: str | None = None
 
     @property
     def host(self) -> str:
@@ -378,6 +380,7 @@ class Client:
             ranges=ranges,
             hub_headers=first,
             file_name=disposition_name(answer.headers.get("Content-Disposition")),
+            version=version_of(answer.headers),
         )
 
     # Waiting
@@ -460,6 +463,11 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
 def strong(etag: str | None) -> str | None:
     """An ETag that tells two different files apart byte by byte; a weak one does not."""
     return None if not etag or etag.startswith("W/") else etag
+
+
+def version_of(headers: Mapping[str, str]) -> str | None:
+    """An ETag, weak or not, or else a date: when it is another one, so is the file."""
+    return headers.get("ETag") or headers.get("Last-Modified")
 
 
 def disposition_name(header: str | None) -> str | None:

@@ -227,9 +227,17 @@ def _reads_as_pickle(start: bytes, size: int | None) -> bool:
         pickletools.dis(stream, listing)
     except Exception:
         # Whatever pickletools meets in bytes that are none. Opcodes that only the cut ends are a pickle all the same.
-        return stream.tell() >= len(start) and (size is None or size > len(start))
+        is_cut = stream.tell() >= len(start) and (size is None or size > len(start))
+        # One of 36 random beginnings is an opcode that takes so many bytes; more than there are is no pickle.
+        return is_cut and (size is None or bool(listing.getvalue()) or _first_length(start) < size)
     # An opcode, the one that ends it, and a line below them are too little to say.
     return listing.getvalue().count("\n") > 3
+
+
+def _first_length(start: bytes) -> int:
+    """Bytes that the first opcode takes, when it says how many come: BINSTRING, BINBYTES and their like."""
+    width = {"T": 4, "B": 4, "X": 4, "\x8b": 4, "\x8d": 8, "\x8e": 8, "\x96": 8}.get(chr(start[0]), 0)
+    return 1 + width + int.from_bytes(start[1 : 1 + width], "little")
 
 
 def _safetensors(head: bytes, size: int | None, name: str, kind: str) -> Format:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import threading
 import time
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import Known
 from ansible_collections.secondhand.diffusion.plugins.module_utils._http import (
@@ -35,6 +36,9 @@ with contextlib.suppress(ImportError):
 
 if TYPE_CHECKING:
     from ansible_collections.secondhand.diffusion.plugins.module_utils._transfer import Transfer
+
+# How often the room on the disk is looked at when it is not known how large the file is; in bytes.
+LOOK = 64 * MIB
 
 
 class Sink:
@@ -95,8 +99,13 @@ def stream(transfer: Transfer, source: Source, location: Location) -> tuple[Know
         sink = Sink(transfer, transfer.wanted.size if location.size is None else location.size)
         problem: HttpError | None = None
         reason: Exception = ConnectionError("the connection was cut")
+        looked = 0
         try:
             for block in _blocks(transfer, location):
+                if location.size is None and sink.position >= looked:
+                    # Nobody has said how much comes.
+                    looked += LOOK
+                    transfer.check_space(looked)
                 sink.take(block)
             if location.size in (None, sink.position):
                 return sink.end(), received + sink.position
@@ -128,32 +137,44 @@ def _blocks(transfer: Transfer, location: Location) -> Iterator[bytes]:
     with answer:
         if answer.status_code != 200:
             raise HttpError(answer.url, answer.status_code, answer.headers, error_body(answer))
-        with _watched(answer, transfer.limits.timeout) as alive:
+        with _Watch(answer, transfer.limits.timeout) as watch:
             # Decoded: a server may compress even what it was asked not to. Small, so that a slow line is seen to live.
             for block in answer.iter_content(min(4 * SMALLEST_BLOCK, rate.block)):
+                # A disk that is slow, or a limit, is no fault of the connection.
+                watch.alive = math.inf
                 yield block
                 transfer.client.stopped.wait(rate.took(len(block)))
-                alive()
+                watch.alive = time.monotonic()
+        if watch.has_cut:
+            # To a server that tells no length, the end of the connection is the end of the file.
+            raise ConnectionError("nothing came any more")
 
 
-@contextlib.contextmanager
-def _watched(answer: requests.Response, timeout: float) -> Iterator[Callable[[], None]]:
-    """Cuts a connection that drips: when nobody has called what this gives for so many seconds."""
-    latest, over = [time.monotonic()], threading.Event()
+class _Watch:
+    """Cuts a connection from which a block takes too long, because it is silent or drips."""
 
-    def watch() -> None:
-        while not over.wait(0.5):
-            if time.monotonic() - latest[0] > timeout:
-                cut(answer)
+    def __init__(self, answer: requests.Response, timeout: float) -> None:
+        self.alive = time.monotonic()
+        self.has_cut = False
+        self._answer = answer
+        self._timeout = timeout
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            if time.monotonic() - self.alive > self._timeout:
+                self.has_cut = True
+                cut(self._answer)
                 return
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: latest.__setitem__(0, time.monotonic())
-    finally:
-        over.set()
-        watcher.join()
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._over.set()
+        self._thread.join()
 
 
 def copy_file(transfer: Transfer, path: str, size: int) -> Known:

@@ -358,6 +358,16 @@ def mirror_origins(mirrors: list[str]) -> tuple[str, ...]:
     return tuple(origin(entry) for entry in mirrors if "://" in entry)
 
 
+def secrets_of(url: str) -> set[str]:
+    """The parts of an address that nobody else shall see."""
+    try:
+        parts = urlsplit(url)
+        # A short query would blank the same few letters everywhere.
+        return {text for text in (parts.password, parts.query if len(parts.query) > 7 else None) if text}
+    except ValueError:
+        return set()
+
+
 def _local_path(url: str) -> str | None:
     return unquote(urlsplit(url).path) if url.startswith("file://") else None
 

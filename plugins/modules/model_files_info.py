@@ -88,6 +88,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.validation import check_type_bool, check_type_int, check_type_path
 from ansible_collections.secondhand.diffusion.plugins.module_utils import _civitai, _huggingface, _url
 from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import FileIndex
 
@@ -96,12 +97,15 @@ KEYS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
     "huggingface": _huggingface.request_key,
     "url": _url.request_key,
 }
+NUMBERS = ("model_id", "version_id", "file_id")
+SWITCHES = ("sidecar", "preview", "flatten")
+LISTS = ("allow_patterns", "ignore_patterns")
 ABSENT: dict[str, Any] = {"present": False, "path": None, "sha256": None, "paths": []}
 
 
 def look(module: AnsibleModule, index: FileIndex, request: Mapping[str, Any]) -> dict[str, Any]:
     """What is known about one request."""
-    key = KEYS[request["source"]](request)
+    key = KEYS[request["source"]](typed(request))
     answer = index.recall(key) if key is not None else None
     if answer is None:
         return ABSENT
@@ -109,6 +113,21 @@ def look(module: AnsibleModule, index: FileIndex, request: Mapping[str, Any]) ->
     if any(_would_change(module, path) for path in paths):
         return ABSENT
     return {"present": True, "path": answer["path"], "sha256": answer["sha256"], "paths": paths}
+
+
+def typed(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the module that downloads gets them: a template makes a text of each number."""
+    values = {name: value for name, value in request.items() if value is not None}
+    for name, value in values.items():
+        if name in NUMBERS:
+            values[name] = check_type_int(value)
+        elif name in SWITCHES:
+            values[name] = check_type_bool(value)
+        elif name == "dest":
+            values[name] = check_type_path(value)
+        elif name not in LISTS:
+            values[name] = str(value)
+    return values
 
 
 def _would_change(module: AnsibleModule, path: str) -> bool:
@@ -135,7 +154,12 @@ def main() -> None:
                 msg=f"requests, number {number}, needs a source ({', '.join(KEYS)}) and a dest: add what is missing."
             )
     index = FileIndex(module.params["index"], read_only=True)
-    files = [look(module, index, request) for request in module.params["requests"]]
+    files = []
+    for number, request in enumerate(module.params["requests"], 1):
+        try:
+            files.append(look(module, index, request))
+        except (TypeError, KeyError) as exc:
+            module.fail_json(msg=f"requests, number {number}, lacks an option or has one of the wrong kind: {exc}.")
     if index.problem:
         module.warn(index.problem)
     module.exit_json(changed=False, files=files)
