@@ -30,7 +30,7 @@ options:
     description:
       - How many connections fetch pieces of a file at the same time, from 1 to 16.
     type: int
-    default: 6
+    default: 8
   rate_limit:
     description:
       - The most bytes per second for all connections together, such as V(500K) or V(5M).

@@ -82,7 +82,7 @@ def argument_spec(**own: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "dest": {"type": "path", "required": True},
         "sha256": {"type": "str"},
         "token": {"type": "str", "no_log": True},
-        "connections": {"type": "int", "default": 6},
+        "connections": {"type": "int", "default": 8},
         "rate_limit": {"type": "str"},
         "mirrors": {"type": "list", "elements": "str", "default": []},
         "verify": {"type": "str", "choices": ["cached", "always"], "default": "cached"},

@@ -31,15 +31,22 @@ MIB = 1024 * 1024
 # Pieces of a file, in bytes: large enough that a request for each costs little, small enough to lose one.
 SMALLEST_PIECE = 8 * MIB
 LARGEST_PIECE = 32 * MIB
+# For each connection, where the limits allow it: a server that is far away answers each of them late.
+PIECES_EACH = 4
+# Their size is a multiple of this.
+GRAIN = 64 * 1024
 BLOCK = MIB
 # Seconds without a sign of life after which another run's lock is no reason to wait any longer.
 PATIENCE = 900.0
 
 
 def piece_size_for(size: int, connections: int) -> int:
-    """Bytes of a piece: eight for each connection, as whole MiB, within the limits."""
-    wanted = size // (8 * max(1, connections)) // MIB * MIB
-    return max(SMALLEST_PIECE, min(LARGEST_PIECE, wanted))
+    """Bytes of a piece, so that all connections get equally many: else most of them wait for the last few pieces."""
+    connections = max(1, connections)
+    fewest, most = -(-size // (connections * LARGEST_PIECE)), size // (connections * SMALLEST_PIECE)
+    each = max(1, fewest, min(PIECES_EACH, most))
+    even = -(-size // (connections * each))
+    return max(SMALLEST_PIECE, -(-even // GRAIN) * GRAIN)
 
 
 class Part:
@@ -58,6 +65,8 @@ class Part:
         self.pieces: dict[int, int] = {}
         self._journal = -1
         self._lock = threading.Lock()
+        # Linux lets one thread at a time write to a file; those that wait in here do not burn a processor meanwhile.
+        self._writing = threading.Lock()
 
     @classmethod
     def open(cls, final: str, waiting: Callable[[int, int], None] | None = None) -> Part:
@@ -175,7 +184,8 @@ class Part:
     def write(self, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
-            written = os.pwrite(self.fd, view, offset)
+            with self._writing:
+                written = os.pwrite(self.fd, view, offset)
             view, offset = view[written:], offset + written
 
     def finish_piece(self, index: int, crc: int) -> None:
@@ -215,6 +225,11 @@ class Part:
 
     def head(self, count: int) -> bytes:
         return os.pread(self.fd, count, 0)
+
+    def save(self) -> None:
+        """Has on the disk what is there by now. Whoever is told that it failed is the only one to be told."""
+        with _telling(self.path):
+            os.fdatasync(self.fd)
 
     def commit(self) -> None:
         """Gives the file its final name, once its bytes are on the disk."""

@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 # Bytes that are read at once: much where it flows, little where it drips, so that a stall is seen.
 SMALLEST_BLOCK = 16 * 1024
 LARGEST_BLOCK = MIB
+# Bytes that arrive until the disk is told to begin; else all of them would have to be written at the end.
+SAVED_AT_ONCE = 256 * MIB
 # How often one request may lead to another address.
 MAX_RELOCATIONS = 3
 
@@ -75,7 +77,7 @@ class HeadCheck(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    connections: int = 6
+    connections: int = 8
     # Bytes per second of all connections together.
     rate: int | None = None
     # Seconds without a byte.
@@ -157,6 +159,8 @@ class Pieces:
         # Bytes of pieces that are not complete.
         self._partial: dict[int, int] = {}
         self._active = 0
+        # Bytes that nobody has told the disk to write.
+        self._unsaved = 0
         self._finished = False
         self._failure: BaseException | None = None
         # Pieces that may be fetched: at first those with the bytes by which the file is judged.
@@ -171,11 +175,12 @@ class Pieces:
         threads = [
             threading.Thread(target=self._work, name=f"connection {number}", daemon=True) for number in range(count)
         ]
+        threads.append(threading.Thread(target=self._save, name="disk", daemon=True))
         self._active = count
         try:
             for thread in threads:
                 thread.start()
-            return self._hash()
+            known = self._hash()
         except BaseException as exc:
             self._fail(exc)
             raise
@@ -190,6 +195,10 @@ class Pieces:
                 if thread.ident is not None:
                     thread.join()
             self.client.stopped.clear()
+        if self._failure is not None:
+            # Of the disk: the system tells this once, and the commit would find nothing wrong.
+            raise self._failure
+        return known
 
     # The main thread: hashing, and looking after the connections
 
@@ -265,6 +274,22 @@ class Pieces:
             self._failure = self._failure or error
             self._changed.notify_all()
         self.client.stopped.set()
+
+    # The disk
+
+    def _save(self) -> None:
+        """Has the disk write what has arrived, while the rest is on its way."""
+        try:
+            while True:
+                with self._changed:
+                    while self._unsaved < SAVED_AT_ONCE and not self._finished and self._failure is None:
+                        self._changed.wait()
+                    if self._finished or self._failure is not None:
+                        return
+                    self._unsaved = 0
+                self.part.save()
+        except BaseException as exc:
+            self._fail(exc)
 
     # The first bytes
 
@@ -376,6 +401,7 @@ class Pieces:
         with self._changed:
             self._partial.pop(index, None)
             self.part.finish_piece(index, crc)
+            self._unsaved += end - start
             self._changed.notify_all()
         if not self._judged:
             self._look_at_head()

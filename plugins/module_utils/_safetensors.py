@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-# The length of the header is in the first eight bytes. The reference implementation reads up to 100 MB; models have less
-# than one, and to judge a hostile one of this size takes 126 MiB of memory already.
+# The length of the header is in the first eight bytes. The reference implementation reads up to 100 MB; models have
+# less than one, and to judge a hostile one of this size takes 126 MiB of memory already.
 LENGTH_BYTES = 8
 MAX_HEADER = 8_000_000
 

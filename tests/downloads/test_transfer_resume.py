@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.secondhand.diffusion.plugins.module_utils._part import piece_size_for
 from hubs import Hubs, StoredFile
 from module_runs import Modules
 
 MIB = 1024 * 1024
-PIECE = 8 * MIB
 CONNECTIONS = 4
 SIZE = 160 * MIB + 4321
+PIECE = piece_size_for(SIZE, CONNECTIONS)
 Options = dict[str, Any]
 
 
