@@ -14,6 +14,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._civitai_erro
     date,
     explanation,
     host_of,
+    is_final,
     refusal,
 )
 from ansible_collections.secondhand.diffusion.plugins.module_utils._civitai_request import Request, request_of
@@ -88,11 +89,11 @@ def sources(version: Version, file: File, base_urls: Sequence[str], token: bool)
         if file.id is not None:
             # The file of a component may belong to another version, for which this address is never right.
             retry: frozenset[int] = frozenset() if component else frozenset({404})
-            found.append(Source(f"{path}?fileId={file.id}", explain=explain, retry=retry))
+            found.append(Source(f"{path}?fileId={file.id}", explain=explain, retry=retry, is_final=is_final))
         if file.id is None or component:
             params = {"type": file.type, "format": file.format, "size": file.size, "fp": file.fp}
             query = urlencode({name: value for name, value in params.items() if value}, quote_via=quote)
-            found.append(Source(f"{path}?{query}", explain=explain, retry=frozenset({404})))
+            found.append(Source(f"{path}?{query}", explain=explain, retry=frozenset({404}), is_final=is_final))
     return tuple(found)
 
 
@@ -102,10 +103,9 @@ def foreseen(version: Version, mini: Any, token: bool) -> str | None:
     if version.usage != "Download":
         return f"The creator of {version} has disabled downloads, so the download will probably be refused."
     until = version.early_access_until or text(said.get("earlyAccessEndsAt"))
-    if until and said.get("checkPermission") is True:
-        return (
-            f"{version} is in early access until {date(until)}, so only accounts that have bought it may download it."
-        )
+    if version.for_sale or (until and said.get("checkPermission") is True):
+        state = f"is in early access until {date(until)}" if until else "has to be bought"
+        return f"{version} {state}, so only accounts that have bought it may download it."
     if said.get("requireAuth") is True and not token:
         return f"Civitai wants a login for {version}, so the download will be refused without token."
     return None
@@ -150,7 +150,7 @@ class Civitai:
     def _version(self, path: str, missing: str) -> Version:
         version = version_of(self._get(f"model-versions/{path}", f"the version {path}", missing))
         if version is None:
-            raise self._not_the_api()
+            raise self._not_the_api(self.base_urls[0])
         return version
 
     def _get(self, path: str, what: str, missing: str) -> Any:
@@ -172,9 +172,15 @@ class Civitai:
             except DownloadError as error:
                 failures.append(error)
             else:
+                if not isinstance(answer, dict) or not answer.keys() & {"id", "air"}:
+                    failures.append(self._not_the_api(base))
+                    continue
                 self.base_urls = (base, *(other for other in self.base_urls if other != base))
                 return answer
-        raise failures[0]
+        if len(failures) == 1:
+            raise failures[0]
+        raise DownloadError(" ".join(dict.fromkeys(map(str, failures))))
 
-    def _not_the_api(self) -> DownloadError:
-        return DownloadError(f"{redact(self.base_urls[0])} does not answer as Civitai's API does: correct base_urls.")
+    @staticmethod
+    def _not_the_api(base: str) -> DownloadError:
+        return DownloadError(f"{redact(base)} does not answer as Civitai's API does: correct base_urls.")

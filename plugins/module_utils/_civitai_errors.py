@@ -38,8 +38,8 @@ def explanation(version: Version, file: File, base: str, token: bool) -> Callabl
             sentence = _early_access(version, base, error)
         elif error.status == 404:
             sentence = (
-                f"{host_of(base)} does not find {file} of {version}, also when asked several times: try again later, "
-                "as its storage may have a fault, or look on the site whether the file is still there."
+                f"{host_of(base)} does not find {file} of {version}: try again later, as its storage may have a fault, "
+                "or look on the site whether the file is still there."
             )
         elif error.status == 410:
             sentence = archived_sentence(version)
@@ -48,9 +48,22 @@ def explanation(version: Version, file: File, base: str, token: bool) -> Callabl
     return explain
 
 
+def is_final(error: HttpError) -> bool:
+    """Whether the account, the creator or the day decides it, and not which address of the hub was asked how often."""
+    said = _said(error)
+    return (
+        error.status == 410
+        or (error.status == 401 and bool(said))
+        or (error.status == 403 and (said == "early access" or "do not have access" in said))
+        or (error.status == 429 and "unusual amount" in said)
+    )
+
+
 def refusal(what: str, base: str, token: bool, error: HttpError) -> str | None:
     """The statuses that mean the same for everything that Civitai is asked."""
     host, said = host_of(base), _said(error)
+    if error.status == 400 and "/api/v1/" in error.url:
+        return f"{host} knows no such number or hash as that of {what} (HTTP 400): correct it."
     if error.status == 400:
         return f"{host} cannot read the request for {what} (HTTP 400): choose the file with file_id."
     if error.status == 401 and "disabled downloads" in said:

@@ -121,7 +121,7 @@ def parse_air(air: str) -> Request:
         raise DownloadError(
             f"The AIR names the source '{source}', and this module downloads from civitai alone: {form}."
         )
-    if not found["id"].isdigit() or not (found["version"] or "0").isdigit():
+    if not all(re.fullmatch(r"[1-9][0-9]*", number) for number in (found["id"], found["version"] or "1")):
         raise DownloadError(f"'{clean(air)}' has no numbers where Civitai has them: {form}.")
     format_ = (found["format"] or "").lower()
     if format_ and format_ not in _AIR_FORMATS:

@@ -94,7 +94,6 @@ class Sidecars:
 
     def __init__(self, downloads: Downloads, model: str, answer: Mapping[str, Any]) -> None:
         self._downloads = downloads
-        self._module = downloads.module
         self._model = model
         self._answer = answer
         self.changed = False
@@ -103,8 +102,16 @@ class Sidecars:
 
     def write_info(self) -> str:
         path = info_path(self._model)
-        if is_outdated(_read(path), self._answer["id"]):
-            self._write(path, info_text(self._answer, self._downloads.params["token"]).encode("utf-8"))
+        there = _read(path)
+        if is_outdated(there, self._answer["id"]):
+            if there and there.strip() != "{}":
+                self._downloads.warn(
+                    f"{path} described another version, which lay here under the same name and is replaced: to keep "
+                    "both, give each a file as dest."
+                )
+            self._write(
+                path, info_text(self._answer, self._downloads.params["token"]).encode("utf-8", "backslashreplace")
+            )
         self._set_attributes(path)
         return path
 
@@ -134,6 +141,9 @@ class Sidecars:
                 problem = problem or str(error)
                 # A picture that is gone stays so.
                 self.complete = self.complete and isinstance(error, HttpError) and error.status in (401, 403, 404, 410)
+                if not isinstance(error, HttpError):
+                    # The others lie on the same host.
+                    break
                 continue
             kind = picture_kind(data)
             if kind is not None:
@@ -146,6 +156,7 @@ class Sidecars:
 
     def _write(self, path: str, data: bytes) -> None:
         self.changed = True
+        self._downloads.note_file(path)
         if self._downloads.check_mode:
             return
         try:
@@ -167,9 +178,7 @@ class Sidecars:
             ) from exc
 
     def _set_attributes(self, path: str) -> None:
-        if os.path.exists(path):
-            arguments = self._module.load_file_common_arguments(self._downloads.params, path=path)
-            self.changed = self._module.set_fs_attributes_if_different(arguments, self.changed)
+        self.changed = self._downloads.set_attributes(path, self.changed)
 
 
 def _read(path: str) -> str | None:

@@ -67,6 +67,8 @@ class Version:
     usage: str
     # Until when only those who pay may have it, as far as the answer tells.
     early_access_until: str | None
+    # Whether it has to be bought, for a while or for good.
+    for_sale: bool
     # The whole answer, for the sidecar.
     answer: Mapping[str, Any]
 
@@ -100,6 +102,7 @@ def version_of(answer: Any) -> Version | None:
         archived=model.get("mode") == "Archived",
         usage=text(answer.get("usageControl")) or "Download",
         early_access_until=text(answer.get("earlyAccessEndsAt")) or text(paid.get("endsAt")),
+        for_sale=bool(paid),
         answer=answer,
     )
 
@@ -113,7 +116,8 @@ def _file(entry: Mapping[str, Any]) -> File:
         format=text(metadata.get("format")),
         fp=text(metadata.get("fp")),
         size=text(metadata.get("size")),
-        size_kb=float(size) if isinstance(size, (int, float)) else None,
+        # Infinity and numbers beyond all disks are JSON to Python.
+        size_kb=float(size) if isinstance(size, (int, float)) and 0 <= size < 2**50 else None,
         primary=entry.get("primary") is True,
         hashes={name: value.upper() for name, value in hashes.items() if isinstance(value, str)},
         scans=(text(entry.get("virusScanResult")), text(entry.get("pickleScanResult"))),

@@ -121,6 +121,19 @@ def safe_name(name: str) -> str:
     return stem + extension
 
 
+def _keep_size(module: AnsibleModule) -> None:
+    """exit_json() adds what it finds at the path: a folder's own size, or in check mode that of the old file."""
+    add_path_info = module.add_path_info
+
+    def add_all_but_size(answer: dict[str, Any]) -> dict[str, Any]:
+        size = answer.get("size")
+        add_path_info(answer)
+        answer["size"] = size
+        return answer
+
+    module.add_path_info = add_all_but_size
+
+
 def run(
     module: AnsibleModule,
     work: Callable[[Downloads], None],
@@ -130,6 +143,7 @@ def run(
 ) -> None:
     """Does the work and turns what goes wrong into one sentence."""
     downloads = None
+    _keep_size(module)
     try:
         downloads = Downloads(module, hosts, configured, token_for)
         work(downloads)
@@ -192,6 +206,11 @@ class Downloads:
             configured=configured + mirror_origins(self.params["mirrors"]),
             allowed=hosts + tuple(self.params["allowed_hosts"]),
         )
+        token = _token(self.params["token"])
+        if token:
+            # Ansible blanks the option as it was written, which may be one character longer.
+            module.no_log_values.add(token)
+        self.params["token"] = token
         self._token_for = token_for
         self._client: Client | None = None
         self._warnings: list[str] = []
@@ -200,7 +219,7 @@ class Downloads:
     @property
     def client(self) -> Client:
         """Raises RequestsMissing."""
-        self._no_glance()
+        self.no_glance()
         if self._client is None:
             if REQUESTS_ERROR:
                 raise RequestsMissing
@@ -216,7 +235,7 @@ class Downloads:
             )
         return self._client
 
-    def _no_glance(self) -> None:
+    def no_glance(self) -> None:
         if self._glance:
             raise Later
 
@@ -247,6 +266,8 @@ class Downloads:
     def have(self, wanted: Wanted) -> FileResult:
         """Sees to it that the file is there; in check mode, only finds out. Raises DownloadError."""
         path = os.path.realpath(wanted.path)
+        if path.endswith((".part", ".part.journal")):
+            raise DownloadError(f"{path} is what an unfinished download is called: set dest to another file.")
         if os.path.exists(path) and not os.path.isfile(path):
             what = "a folder" if os.path.isdir(path) else "no regular file"
             raise DownloadError(f"{path} is {what} where a file should be: correct dest.")
@@ -255,8 +276,8 @@ class Downloads:
         before = identity(path)
         known = self._present(wanted)
         if known and not self._needs_own_copy(path):
-            return self._result(wanted, known)
-        self._no_glance()
+            return self._result(wanted, self._allowed(wanted, known))
+        self.no_glance()
         self._note_diff(path, before, wanted)
         if self.check_mode:
             return FileResult(path, wanted.sha256, wanted.size, changed=True)
@@ -267,7 +288,7 @@ class Downloads:
             # Another run may have had the lock and brought it.
             known = self._present(wanted) if identity(path) != before else None
             if known:
-                return self._result(wanted, known, changed=True)
+                return self._result(wanted, self._allowed(wanted, known), changed=True)
             return self._linked(wanted, part) or self._transferred(wanted, part)
         except model_format.FormatError:
             # No later run could make anything of it.
@@ -303,7 +324,7 @@ class Downloads:
             return None
         known = self.index.lookup(wanted.path) if self.params["verify"] == "cached" else None
         if known is None:
-            self._no_glance()
+            self.no_glance()
             self.progress.start(wanted.name, now[2], state="checking")
             try:
                 last = self.index.last_known(wanted.path)
@@ -335,6 +356,16 @@ class Downloads:
         location = self.client.locate(source)
         return location.size in (None, known.size) and location.etag == details.get("etag")
 
+    def _allowed(self, wanted: Wanted, known: Known) -> Known:
+        """A pickle that is there is refused like one that comes."""
+        details = known.details or {}
+        policy = self.params["pickle"]
+        if policy != "allow" and details.get("pickle") not in (False, policy):
+            self.no_glance()
+            known = replace(known, details={**details, **self._judged(wanted.path, wanted.name)})
+            self.index.remember(wanted.path, known)
+        return known
+
     # Bringing it
 
     def _linked(self, wanted: Wanted, part: Part) -> FileResult | None:
@@ -347,10 +378,7 @@ class Downloads:
                 if known is None or known.sha256 != wanted.sha256:
                     continue
                 self.progress.start(wanted.name, known.size, state="linking")
-                form = self._approve(path, wanted.name)
-                known = replace(
-                    known, details={**(known.details or {}), "format": form.name, "base_model": form.base_model}
-                )
+                known = replace(known, details={**(known.details or {}), **self._judged(path, wanted.name)})
                 if self._clone(path, known, part) or self._hard_link(path, part):
                     self.index.remember(wanted.path, known)
                     return self._result(wanted, known, changed=True, source=file_url(path))
@@ -417,8 +445,7 @@ class Downloads:
     def _completed(self, wanted: Wanted, part: Part, known: Known, **more: Any) -> FileResult:
         """Approves a file that is whole, and gives it its name."""
         self.progress.state("checking")
-        form = self._approve(part.path, wanted.name)
-        known = replace(known, details={**(known.details or {}), "format": form.name, "base_model": form.base_model})
+        known = replace(known, details={**(known.details or {}), **self._judged(part.path, wanted.name)})
         self._set_attributes(part.path, part.final)
         part.commit()
         self.index.remember(wanted.path, known)
@@ -437,6 +464,11 @@ class Downloads:
             if note:
                 self.warn(note)
         return form
+
+    def _judged(self, path: str, name: str) -> dict[str, Any]:
+        """What the index keeps of the format, with the policy that a pickle has passed."""
+        form = self._approve(path, name)
+        return {"format": form.name, "base_model": form.base_model, "pickle": form.pickle and self.params["pickle"]}
 
     # Owner, group, mode
 
@@ -492,6 +524,23 @@ class Downloads:
             {"before_header": path, "after_header": path, "before": _lines(lines), "after": _lines(after)}
         )
 
+    def note_file(self, path: str) -> None:
+        """A small file that comes along, for the diff."""
+        before = _lines({"path": path, "state": "file, replaced" if os.path.exists(path) else "absent"})
+        after = _lines({"path": path, "state": "file"})
+        self._diff.append({"before_header": path, "after_header": path, "before": before, "after": after})
+
+    def set_attributes(self, path: str, changed: bool) -> bool:
+        """Owner, group and mode of what is there, with their diff; whether anything has changed by now."""
+        if not os.path.exists(path):
+            return changed
+        diff: dict[str, dict[str, Any]] = {}
+        changed = bool(self.module.set_fs_attributes_if_different(self._file_arguments(path), changed, diff))
+        if diff:
+            lines = {name: _lines({"path": path, **values}) for name, values in diff.items()}
+            self._diff.append({"before_header": path, "after_header": path, **lines})
+        return changed
+
     def _result(self, wanted: Wanted, known: Known, **more: Any) -> FileResult:
         details = known.details or {}
         if "format" not in details:
@@ -535,14 +584,7 @@ class Downloads:
 
     def _apply_attributes(self, files: list[dict[str, Any]]) -> None:
         for file in files:
-            if os.path.exists(file["path"]):
-                diff: dict[str, dict[str, Any]] = {}
-                file["changed"] = self.module.set_fs_attributes_if_different(
-                    self._file_arguments(file["path"]), file["changed"], diff
-                )
-                if diff:
-                    lines = {name: _lines({"path": file["path"], **values}) for name, values in diff.items()}
-                    self._diff.append({"before_header": file["path"], "after_header": file["path"], **lines})
+            file["changed"] = self.set_attributes(file["path"], file["changed"])
 
     def _end(self, answer: dict[str, Any]) -> NoReturn:
         self.pass_warnings()
@@ -573,6 +615,14 @@ def _within(option: str, value: int, low: int, high: int) -> int:
     if not low <= value <= high:
         raise DownloadError(f"{option} is {value}: set a number from {low} to {high}.")
     return value
+
+
+def _token(text: str | None) -> str | None:
+    """Without the end of a line, which files and vaults add, and which no header can hold."""
+    token = (text or "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise DownloadError("token has blanks or characters that no token has: copy it whole, and nothing else.")
+    return token or None
 
 
 def _normal_hash(digest: str | None) -> str | None:

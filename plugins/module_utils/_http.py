@@ -68,8 +68,12 @@ class HttpError(DownloadError):
         """The answer's JSON; None when it is something else."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
+
+
+class Refused(DownloadError):
+    """Neither a second try nor another address of the same hub would change it."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,8 @@ class Source:
     explain: Callable[[HttpError], DownloadError] | None = None
     # Statuses that may be transient here, as Civitai's 404 for a storage that hiccups.
     retry: frozenset[int] = frozenset()
+    # Whether an answer is the hub's last word.
+    is_final: Callable[[HttpError], bool] | None = None
     # Believed only by SHA-256.
     mirror: bool = False
 
@@ -287,6 +293,7 @@ class Client:
         retry: Container[int] = (),
         accept: Container[int] = (200,),
         retries: int | None = None,
+        is_final: Callable[[HttpError], bool] | None = None,
     ) -> tuple[requests.Response, Mapping[str, str]]:
         """As follow, until the status is accepted. Raises HttpError, or DownloadError when no answer comes."""
         attempt = 0
@@ -303,6 +310,8 @@ class Client:
                 return answer, first
             error = HttpError(answer.url, answer.status_code, answer.headers, error_body(answer))
             attempt += 1
+            if is_final and is_final(error):
+                raise error
             if (error.status not in TRANSIENT and error.status not in retry) or attempt > retries:
                 raise error
             if not self.pause(attempt, redact(url), error):
@@ -315,27 +324,34 @@ class Client:
         body, headers = self._whole(url, params, retry, MAX_JSON, {"Accept": "application/json"})
         try:
             return json.loads(body), headers
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise DownloadError(
                 f"{redact(url)} answered with something that is not JSON: check the address, it may be that of a page."
             ) from exc
 
     def get_bytes(self, url: str, limit: int) -> tuple[bytes, Mapping[str, str]]:
-        """Something small, whole. Raises DownloadError when it is larger than the limit, in bytes."""
-        return self._whole(url, None, (), limit, {})
+        """Something small that nobody needs, whole. Raises DownloadError when it has more bytes than the limit."""
+        return self._whole(url, None, (), limit, {}, min(1, self.retries))
 
     def _whole(
-        self, url: str, params: Mapping[str, str] | None, retry: Container[int], limit: int, headers: Mapping[str, str]
+        self,
+        url: str,
+        params: Mapping[str, str] | None,
+        retry: Container[int],
+        limit: int,
+        headers: Mapping[str, str],
+        retries: int | None = None,
     ) -> tuple[bytes, Mapping[str, str]]:
         attempt = 0
+        retries = self.retries if retries is None else retries
         while True:
-            answer, _first = self.ask(url, headers, params, retry)
+            answer, _first = self.ask(url, headers, params, retry, retries=retries)
             try:
                 with answer:
                     body = b"".join(_until(answer, limit))
             except requests.RequestException as exc:
                 attempt += 1
-                if attempt > self.retries or not self.pause(attempt, redact(url), None):
+                if attempt > retries or not self.pause(attempt, redact(url), None):
                     raise unreachable(url, exc) from exc
                 continue
             return body, answer.headers
@@ -350,8 +366,11 @@ class Client:
                 accept=(200, 206, 416),
                 # There is another source behind it.
                 retries=0 if source.mirror else None,
+                is_final=source.is_final,
             )
         except HttpError as error:
+            if source.is_final and source.is_final(error):
+                raise Refused(str(source.explain(error) if source.explain else error)) from error
             if again and error.status in EXPIRED and origin(error.url) != origin(source.url):
                 # An address that was signed a while ago, from a cache on the way.
                 return self.locate(source, again=False)
@@ -501,7 +520,7 @@ def _reason(headers: Mapping[str, str], body: bytes) -> str:
     if not text:
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return ""
         found = [answer.get(key) for key in ("error", "message")] if isinstance(answer, dict) else []
         text = next((value for value in found if isinstance(value, str)), "")

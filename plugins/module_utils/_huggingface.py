@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._http import 
     HttpError,
     Source,
     asked_wait,
+    origin,
     redact,
 )
 from ansible_collections.secondhand.diffusion.plugins.module_utils._transfer import Wanted
@@ -200,11 +202,19 @@ def check_repository(name: str) -> str:
 def safe_path(path: str) -> str:
     """The path itself, when it stays in the folder that it is put into."""
     parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\\" in path or not path.isprintable():
+    # Not all that cannot be printed: names have joiners and wide spaces.
+    odd = any(unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") for char in path)
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or odd:
         raise DownloadError(
             f"The hub names a file {path!r}, which could land outside dest: tell the repository's owner."
         )
     return path
+
+
+def check_file(path: str | None) -> None:
+    """Of the one file that is wanted; None for a snapshot."""
+    if path is not None and any(part in ("", ".", "..") for part in path.split("/")):
+        raise DownloadError(f"file is '{path}', which is no path in a repository: write it as vae/model.safetensors.")
 
 
 def hub_file(entry: Any) -> HubFile | None:
@@ -290,9 +300,12 @@ def next_page(headers: Mapping[str, str], url: str) -> str:
     found = _NEXT.search(headers.get("Link", ""))
     if not found:
         return ""
-    following: str = urljoin(url, found.group(1))
-    here, there = urlsplit(url), urlsplit(following)
-    if (here.scheme, here.netloc) != (there.scheme, there.netloc):
+    try:
+        following: str = urljoin(url, found.group(1))
+        same = origin(url) == origin(following)
+    except ValueError:
+        following, same = found.group(1), False
+    if not same:
         raise DownloadError(
             f"{redact(url)} continues its list of files at {redact(following)}, which is another host: "
             "set endpoint to the hub that has all of it."
@@ -304,6 +317,11 @@ def explanation(repository: Repository, revision: str, path: str | None = None) 
     """What the hub means by a status, in one sentence with the next step."""
 
     def explain(exc: HttpError) -> DownloadError:
+        if path and origin(exc.url) != origin(repository.endpoint):
+            return DownloadError(
+                f'{urlsplit(exc.url).netloc}, where the hub keeps "{path}" of {repository}, answered with status '
+                f"{exc.status}: run this again later."
+            )
         return DownloadError(_sentence(repository, revision, path, exc))
 
     return explain

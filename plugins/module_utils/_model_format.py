@@ -36,7 +36,7 @@ _BINARY = (
 )
 # What nobody unpickles. LICENSE has no extension either.
 _TEXTS = (
-    *("", ".txt", ".md", ".rst", ".csv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".log"),
+    *("", ".txt", ".md", ".rst", ".csv", ".tsv", ".json", ".jsonl", ".yaml", ".yml", ".toml", ".ini", ".log"),
     *(".html", ".htm", ".xml", ".svg", ".css", ".js", ".py", ".sh"),
 )
 
@@ -56,6 +56,12 @@ _SIGNATURES = (
     (b"\x28\xb5\x2f\xfd", "zstd"),
     (b"\x89HDF\r\n\x1a\n", "hdf5"),
     (b"\x93NUMPY", "npy"),
+    # These would read as the beginning of one of the oldest pickles.
+    (b"PAR1", "parquet"),
+    (b"SQLite format 3\0", "sqlite"),
+    (b"glTF\x02\0\0\0", "glb"),
+    (b"II*\0", "tiff"),
+    (b"ID3", "mp3"),
     (b"version https://git-lfs.github.com/spec/", "lfs"),
 )
 _PICKLE = re.compile(rb"\x80[\x00-\x05]")
@@ -225,7 +231,10 @@ def _reads_as_pickle(start: bytes, size: int | None) -> bool:
     listing = io.StringIO()
     try:
         pickletools.dis(stream, listing)
-    except Exception:
+    except Exception as exc:
+        # Storing twice under one number, which no unpickler minds.
+        if "already defined" in str(exc):
+            return True
         # Whatever pickletools meets in bytes that are none. Opcodes that only the cut ends are a pickle all the same.
         is_cut = stream.tell() >= len(start) and (size is None or size > len(start))
         # One of 36 random beginnings is an opcode that takes so many bytes; more than there are is no pickle.

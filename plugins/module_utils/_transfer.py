@@ -26,6 +26,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._http import 
     DownloadError,
     HttpError,
     Location,
+    Refused,
     Source,
     origin,
     redact,
@@ -142,7 +143,7 @@ class Transfer:
                 self._clean = True
                 self._warn(f"{redact(source.url)}: {exc} Tried the next source.")
             except DownloadError as exc:
-                if number == len(sources) or isinstance(exc, WrongFile):
+                if number == len(sources) or isinstance(exc, (Refused, WrongFile)):
                     raise
                 if source.mirror and isinstance(exc, HttpError) and exc.status == 404:
                     # That a neighbour does not have a file is no news.

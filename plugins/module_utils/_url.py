@@ -21,6 +21,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._http import 
     DownloadError,
     HttpError,
     Location,
+    origin,
     redact,
 )
 from ansible_collections.secondhand.diffusion.plugins.module_utils._model_format import extension_of
@@ -112,6 +113,11 @@ def explain(url: str, has_token: bool) -> Any:
 
     def sentence(error: HttpError) -> DownloadError:
         where, status = redact(url), error.status
+        if origin(error.url) != origin(url):
+            # Which has never seen the token.
+            where = f"{redact(error.url)}, to which {where} leads,"
+            if status == 401:
+                return DownloadError(f"{where} asks for a login of its own (status 401): correct url.")
         if status == 401 and has_token:
             return DownloadError(f"{where} does not accept the token (status 401): get a new one, or correct url.")
         if status == 401:

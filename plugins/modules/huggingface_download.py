@@ -145,8 +145,8 @@ size:
   sample: 4265146304
 commit:
   description:
-    - The commit that O(revision) stands for. Null when the hub could not be asked, and a file with O(sha256) was there
-      or came from one of O(mirrors).
+    - The commit that O(revision) stood for when the hub was asked last, which with O(sha256) can be some time ago. Null
+      when it could not be asked, and a file with O(sha256) was there or came from one of O(mirrors).
   returned: success
   type: str
   sample: 0123456789abcdef0123456789abcdef01234567
@@ -171,10 +171,11 @@ seconds:
   type: float
   sample: 61.5
 base_model:
-  description: The family of models that the file belongs to, as its header tells. Null where it is not known.
+  description: The base model in Civitai's words, as the file's header tells. Null where it is not known and for several
+    files.
   returned: success
   type: str
-  sample: sd15
+  sample: SD 1.5
 trained_words:
   description: Always empty, as the hub knows no such words.
   returned: success
@@ -182,10 +183,15 @@ trained_words:
   elements: str
   sample: []
 source:
-  description: Where the file came from, without what a log should not show.
+  description: Where the file came from, without what a log should not show. Null when everything was there.
   returned: success
   type: str
   sample: https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-v1-5
+format:
+  description: What kind of file it is, by its content. Null for several files, and in check mode for what would come.
+  returned: success
+  type: str
+  sample: safetensors
 files:
   description: The files, with the same values for each.
   returned: success
@@ -315,19 +321,6 @@ def nearest_folder(path: str) -> str:
     return path
 
 
-def keep_size(module: AnsibleModule) -> None:
-    """exit_json() adds what it finds at the path, and the size of a snapshot's folder is not that of its files."""
-    add_path_info = module.add_path_info
-
-    def add_all_but_size(answer: dict[str, Any]) -> dict[str, Any]:
-        size = answer.get("size")
-        add_path_info(answer)
-        answer["size"] = size
-        return answer
-
-    module.add_path_info = add_all_but_size
-
-
 def main() -> None:
     module = AnsibleModule(
         argument_spec=argument_spec(
@@ -354,6 +347,7 @@ def main() -> None:
             huggingface.endpoint(params["endpoint"], os.environ),
             token=bool(params["token"]),
         )
+        huggingface.check_file(params["file"])
     except DownloadError as exc:
         module.fail_json(msg=str(exc))
 
@@ -366,7 +360,6 @@ def main() -> None:
         results, facts = request.file() if params["file"] else request.snapshot()
         downloads.exit(results, key, **facts)
 
-    keep_size(module)
     hub = (repository.endpoint,)
     run(module, work, hosts=huggingface.HOSTS, configured=hub, token_for=hub)
 

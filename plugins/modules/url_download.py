@@ -183,6 +183,7 @@ def hash_of(downloads: Downloads, path: str) -> str:
     key = {"source": "file", "path": path}
     known = downloads.recall(key)
     if known is None:
+        downloads.no_glance()
         downloads.progress.start(os.path.basename(path), os.path.getsize(path), state="checking")
         try:
             known = {"sha256": measure(path, tick=downloads.progress.add).sha256}

@@ -113,7 +113,7 @@ def test_signed_url_moves_to_another_storage(
 ) -> None:
     """The hub uses two storage hosts, as Civitai does: the SHA-256 vouches for the joint."""
     hubs.faults.url_requests = 3
-    process = run_module.start("url_download", **signed, rate_limit="16M")
+    process = run_module.start("url_download", **signed, rate_limit="16M", connections=2)
     while hubs.bytes_sent() < 8 * MIB:
         assert process.poll() is None
         time.sleep(0.01)

@@ -171,7 +171,9 @@ def _version(base: str, model: Model, version: ModelVersion) -> dict[str, Any]:
         "availability": "EarlyAccess" if version.early_access else "Public",
         "createdAt": "2024-01-01T00:00:00.000Z",
         "publishedAt": "2024-01-01T00:00:00.000Z",
-        "earlyAccessEndsAt": timestamp(version.early_access_until) if version.early_access_until else None,
+        "paidAccess": {"permanent": False, "endsAt": timestamp(version.early_access_until)}
+        if version.early_access and version.early_access_until
+        else None,
         "usageControl": "InternalGeneration" if version.downloads_disabled else "Download",
         "trainedWords": list(version.trained_words),
         "stats": {"downloadCount": 12, "thumbsUpCount": 3},

@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         lines += [f"{name}: {value}" for name, value in all_headers.items()]
         if self.close_connection:
             lines.append("Connection: close")
-        self.connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+        self.connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("utf-8"))
 
     def send(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         """A whole answer that is small."""

@@ -52,6 +52,7 @@ def version(*files: File, **more: Any) -> Version:
         "archived": False,
         "usage": "Download",
         "early_access_until": None,
+        "for_sale": False,
         "answer": {},
     }
     return Version(**{**values, "files": files, **more})
