@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -231,3 +232,27 @@ def test_dest_is_a_symbolic_link(hubs: Hubs, run_module: Modules, options: Optio
     assert os.path.islink(options["dest"])
     assert (tmp_path / "disk/real.dat").stat().st_size == SIZE
     assert not run_module("url_download", **options).result["changed"]
+
+
+def test_pickle_that_is_there(hubs: Hubs, run_module: Modules, tmp_path: Path) -> None:
+    """Refused like one that comes, once it is not allowed any more; the file itself is left alone."""
+    stored = hubs.storage.add_bytes("there.ckpt", pickle.dumps({"weights": [0.5] * 100}))
+    options: Options = {"url": stored.url, "dest": str(tmp_path / "there.ckpt"), "sha256": stored.sha256}
+    assert run_module("url_download", pickle="allow", **options).result["changed"]
+    again = run_module("url_download", pickle="allow", **options)
+    assert not again.result["changed"], again.output
+    refused = run_module("url_download", **options)
+    assert "take the safetensors version" in refused.message, refused.output
+    assert (tmp_path / "there.ckpt").exists()
+
+
+def test_token_with_the_end_of_a_line(hubs: Hubs, run_module: Modules, options: Options) -> None:
+    """As vaults and files have it; it is not shown either way."""
+    hubs.storage.tokens.add("SECRET-TOKEN")
+    options["url"] = options["url"].replace("/plain/", "/private/")
+    run = run_module("url_download", **options, token="SECRET-TOKEN\n")
+    assert run.result["changed"], run.output
+    assert hubs.told("Bearer SECRET-TOKEN") == ["storage"]
+    assert "SECRET-TOKEN" not in run.output
+    run = run_module("url_download", **{**options, "verify": "always"}, token="two words")
+    assert run.message == "token has blanks or characters that no token has: copy it whole, and nothing else."
