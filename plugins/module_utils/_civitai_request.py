@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ansible_collections.secondhand.diffusion.plugins.module_utils._http import DownloadError, redact
+from ansible_collections.secondhand.diffusion.plugins.module_utils._http import DownloadError, is_base, redact
 
 HUB = "https://civitai.com"
 SAFETENSORS = "SafeTensor"
@@ -149,15 +149,9 @@ def bases(urls: Sequence[str]) -> tuple[str, ...]:
     found = []
     for url in urls:
         base = url.strip().rstrip("/")
-        try:
-            parts = urlsplit(base)
-            usable = (
-                parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
-            )
-        except ValueError:
-            usable = False
-        if not usable:
+        if not is_base(base):
             raise DownloadError(f"base_urls holds '{redact(clean(url))}', which is no address: write it like {HUB}.")
+        parts = urlsplit(base)
         if parts.username or parts.password:
             raise DownloadError("base_urls holds a password, which logs would show: leave it out, and set token.")
         found.append(base)

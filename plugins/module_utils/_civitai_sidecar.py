@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.secondhand.diffusion.plugins.module_utils._attributes import new_mode
 from ansible_collections.secondhand.diffusion.plugins.module_utils._download import Downloads
 from ansible_collections.secondhand.diffusion.plugins.module_utils._http import DownloadError, HttpError, redact
 
@@ -112,7 +113,7 @@ class Sidecars:
             self._write(
                 path, info_text(self._answer, self._downloads.params["token"]).encode("utf-8", "backslashreplace")
             )
-        self._set_attributes(path)
+        self.changed = self._downloads.set_attributes(path, self.changed)
         return path
 
     def write_preview(self) -> str | None:
@@ -129,7 +130,7 @@ class Sidecars:
                 return None
             path = preview_path(self._model, kind)
             self._write(path, data)
-        self._set_attributes(path)
+        self.changed = self._downloads.set_attributes(path, self.changed)
         return path
 
     def _picture(self, urls: list[str]) -> tuple[bytes, str | None]:
@@ -165,9 +166,7 @@ class Sidecars:
             try:
                 with os.fdopen(descriptor, "wb") as stream:
                     stream.write(data)
-                mask = os.umask(0)
-                os.umask(mask)
-                os.chmod(temporary, 0o666 & ~mask)
+                os.chmod(temporary, new_mode())
                 os.replace(temporary, path)
             except OSError:
                 os.unlink(temporary)
@@ -176,9 +175,6 @@ class Sidecars:
             raise DownloadError(
                 f"{path} cannot be written ({exc.strerror}): run as a user who may, or set sidecar and preview to no."
             ) from exc
-
-    def _set_attributes(self, path: str) -> None:
-        self.changed = self._downloads.set_attributes(path, self.changed)
 
 
 def _read(path: str) -> str | None:

@@ -18,6 +18,7 @@ from typing import Any, Callable, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.secondhand.diffusion.plugins.module_utils import _model_format as model_format
+from ansible_collections.secondhand.diffusion.plugins.module_utils._attributes import new_mode, would_change
 from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import (
     FileIndex,
     Known,
@@ -344,10 +345,8 @@ class Downloads:
         return known if self._is(wanted, known) else None
 
     def _is(self, wanted: Wanted, known: Known) -> bool:
-        if wanted.sha256:
-            return known.sha256 == wanted.sha256
-        if wanted.git_sha1:
-            return known.git_sha1 == wanted.git_sha1
+        if wanted.sha256 or wanted.git_sha1:
+            return self._matches_hash(wanted, known)
         # Without a hash, the server's word that nothing has changed since.
         details = known.details or {}
         source = wanted.sources[-1]
@@ -484,13 +483,13 @@ class Downloads:
             with contextlib.suppress(PermissionError):
                 os.chown(path, there.st_uid, there.st_gid)
         except FileNotFoundError:
-            os.chmod(path, _new_mode())
+            os.chmod(path, new_mode())
         self.module.set_fs_attributes_if_different(self._file_arguments(path), False)
 
     def _has_wanted_attributes(self, path: str, final: str) -> bool:
         status, folder = os.stat(path), os.stat(os.path.dirname(final))
         group = folder.st_gid if folder.st_mode & stat.S_ISGID else os.getegid()
-        if not self.params["mode"] and stat.S_IMODE(status.st_mode) != _new_mode():
+        if not self.params["mode"] and stat.S_IMODE(status.st_mode) != new_mode():
             return False
         if not self.params["owner"] and status.st_uid != os.geteuid():
             return False
@@ -503,12 +502,7 @@ class Downloads:
         return os.stat(path).st_nlink > 1 and self.would_change_attributes(path)
 
     def would_change_attributes(self, path: str) -> bool:
-        """Whether owner, group or mode are not what the task wants."""
-        real, self.module.check_mode = self.module.check_mode, True
-        try:
-            return bool(self.module.set_fs_attributes_if_different(self._file_arguments(path), False))
-        finally:
-            self.module.check_mode = real
+        return would_change(self.module, path)
 
     # Results
 
@@ -576,6 +570,12 @@ class Downloads:
             self.index.answer(key, [result.path for result in results], _settled(answer))
         self._end(answer)
 
+    def exit_if_known(self, key: dict[str, Any] | None) -> None:
+        """Ends the module when an earlier run has answered this pinned request and nothing has changed since."""
+        known = self.recall(key) if key else None
+        if known:
+            self.exit_known(known)
+
     def exit_known(self, answer: dict[str, Any]) -> NoReturn:
         """Ends the module with what recall() has found."""
         self._apply_attributes(answer["files"])
@@ -632,12 +632,6 @@ def _normal_hash(digest: str | None) -> str | None:
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise DownloadError(f"sha256 is '{digest}', which is not 64 hexadecimal digits: copy it whole.")
     return digest
-
-
-def _new_mode() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def _lines(values: dict[str, Any]) -> str:

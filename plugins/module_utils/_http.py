@@ -134,6 +134,15 @@ def origin(url: str) -> str:
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
 
 
+def is_base(url: str) -> bool:
+    """Whether paths can be put behind this address."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
+    except ValueError:
+        return False
+
+
 def is_private(address: str) -> bool:
     """Whether an address belongs to this host, to the LAN, or to nobody."""
     there: Any = ipaddress.ip_address(address.partition("%")[0])

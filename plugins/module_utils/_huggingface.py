@@ -21,6 +21,7 @@ from ansible_collections.secondhand.diffusion.plugins.module_utils._http import 
     HttpError,
     Source,
     asked_wait,
+    is_base,
     origin,
     redact,
 )
@@ -180,13 +181,9 @@ def endpoint(option: str | None, environment: Mapping[str, str]) -> str:
     """The hub's address: the option's, the host's, or that of Hugging Face itself."""
     name = "endpoint" if option else "HF_ENDPOINT in the host's environment"
     url = (option or environment.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query and not parts.fragment
-    except ValueError:
-        usable = False
-    if not usable:
+    if not is_base(url):
         raise DownloadError(f"{name} is no address of a hub: write it like {HUB}.")
+    parts = urlsplit(url)
     if parts.username or parts.password:
         raise DownloadError(f"{name} has a password in it, which logs would show: leave it out, and set token.")
     return url

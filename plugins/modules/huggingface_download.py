@@ -353,9 +353,7 @@ def main() -> None:
 
     def work(downloads: Downloads) -> None:
         key = huggingface.request_key(params)
-        known = downloads.recall(key) if key else None
-        if known:
-            downloads.exit_known(known)
+        downloads.exit_if_known(key)
         request = Request(downloads, repository)
         results, facts = request.file() if params["file"] else request.snapshot()
         downloads.exit(results, key, **facts)

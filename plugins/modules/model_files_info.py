@@ -90,6 +90,7 @@ from typing import Any, Callable
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.validation import check_type_bool, check_type_int, check_type_path
 from ansible_collections.secondhand.diffusion.plugins.module_utils import _civitai, _huggingface, _url
+from ansible_collections.secondhand.diffusion.plugins.module_utils._attributes import would_change
 from ansible_collections.secondhand.diffusion.plugins.module_utils._file_index import FileIndex
 
 KEYS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = {
@@ -110,7 +111,7 @@ def look(module: AnsibleModule, index: FileIndex, request: Mapping[str, Any]) ->
     if answer is None:
         return ABSENT
     paths = [file["path"] for file in answer["files"]]
-    if any(_would_change(module, path) for path in paths):
+    if any(would_change(module, path) for path in paths):
         return ABSENT
     return {"present": True, "path": answer["path"], "sha256": answer["sha256"], "paths": paths}
 
@@ -128,15 +129,6 @@ def typed(request: Mapping[str, Any]) -> dict[str, Any]:
         elif name not in LISTS:
             values[name] = str(value)
     return values
-
-
-def _would_change(module: AnsibleModule, path: str) -> bool:
-    arguments = module.load_file_common_arguments(module.params, path=path)
-    real, module.check_mode = module.check_mode, True
-    try:
-        return bool(module.set_fs_attributes_if_different(arguments, False))
-    finally:
-        module.check_mode = real
 
 
 def main() -> None:

@@ -211,9 +211,7 @@ def main() -> None:
 
     def work(downloads: Downloads) -> None:
         key = _url.request_key(params)
-        known = downloads.recall(key) if key else None
-        if known:
-            downloads.exit_known(known)
+        downloads.exit_if_known(key)
         downloads.exit([downloads.have(wanted_of(downloads, url))], key)
 
     own = () if _url.local_path(url) is not None else (url,)
