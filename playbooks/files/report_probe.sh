@@ -71,3 +71,11 @@ if [ -r "$ENGINE_FILE" ]; then
 elif [ -e "$ENGINE_FILE" ]; then
   echo "engine_file=unreadable"
 fi
+
+# One word of the watchdog's own, when it is not older than its supervisor would let it become.
+status="$ROOT/run/sd-watchdog/status.json"
+if [ -n "$(find "$status" -mmin -2 2>/dev/null)" ]; then
+  echo "watchdog=$(sed -n 's/^ *"state": *"\([a-z]*\)".*/\1/p' "$status" | head -n 1)"
+elif [ -e "$ROOT/usr/local/lib/sd-watchdog" ]; then
+  echo "watchdog=silent"
+fi

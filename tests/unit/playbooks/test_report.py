@@ -149,7 +149,7 @@ def test_what_it_says(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
     assert " yes " in line(lines, "good", "automatic1111", "7.0 GiB needed")
     verdict = line(lines, "good", "stable_diffusion_cpp", "GiB needed")
     assert " yes " in verdict and "small models only" in verdict and "no AVX2" in verdict
-    assert line(lines, "good", "r1").endswith("answers")
+    assert line(lines, "good", "r1").endswith("answers  none")
     assert "not reached" in line(lines, "gone", "reached")
     assert "Connection refused" in line(lines, "gone", "?")
     assert not re.search(r"changed=[1-9]|failed=[1-9]", output)
@@ -160,5 +160,14 @@ def test_a_server_that_is_down(tmp_path: Path, hosts: dict[str, dict[str, Any]])
         port = server.server_address[1]
     engine = {"engine": "e", "unit": "sd-webui.service", "address": "127.0.0.1", "port": port, "readiness_path": "/"}
     (tmp_path / "engine.json").write_text(json.dumps(engine))
+    status = Path(hosts["good"]["report_root"]) / "run/sd-watchdog/status.json"
+    status.parent.mkdir(parents=True)
+    status.write_text(json.dumps({"schema": 1, "state": "waiting", "said": "\x1b[2J"}, indent=1))
     lines, _output = report(tmp_path, {"good": hosts["good"]})
-    assert "does not answer: systemctl status sd-webui.service" in line(lines, "good", "systemctl")
+    found = line(lines, "good", "systemctl")
+    assert "does not answer: systemctl status sd-webui.service" in found and found.endswith("  waiting")
+    # What it wrote last is no news for ever.
+    os.utime(status, (0, 0))
+    (status.parents[2] / "usr/local/lib/sd-watchdog").mkdir(parents=True)
+    lines, _output = report(tmp_path, {"good": hosts["good"]})
+    assert line(lines, "good", "systemctl").endswith("  silent")

@@ -60,6 +60,7 @@ def root(tmp_path: Path) -> Path:
         "environment": {},
     }
     (config / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    (config / "webui_settings.json").write_text(json.dumps({"schema": 1, "files": {}}), encoding="utf-8")
     (tmp_path / "var/lib/sd-webui").mkdir(parents=True)
     return tmp_path
 
@@ -179,6 +180,31 @@ def test_launch_fills_the_releases_environment_and_not_the_hosts(root: Path) -> 
 def test_launch_lets_the_hosts_environment_win(root: Path) -> None:
     edit_settings(root, environment={"VALUE": "from the host"})
     assert run(root, "launch").stdout.splitlines()[-1] == "VALUE=from the host"
+
+
+def test_launch_brings_the_web_uis_own_files_up_to_date(root: Path) -> None:
+    wanted = {
+        "schema": 1,
+        "files": {name: str(root / f"{name}.json") for name in ("settings", "ui_settings", "styles")},
+        "settings": {"live_previews_enable": False},
+        "ui_settings": {},
+        "styles": [],
+        "managed_extensions": [],
+        "disabled_extensions": [],
+    }
+    path = root / "etc/sd-webui/webui_settings.json"
+    path.write_text(json.dumps(wanted), encoding="utf-8")
+    lines = run(root, "launch").stdout.splitlines()
+    assert lines[:2] == [
+        f"{root}/settings.json: brought up to date with the inventory",
+        "starting engine-1 with profile cpu",
+    ]
+    assert json.loads((root / "settings.json").read_text(encoding="utf-8")) == {"live_previews_enable": False}
+    # Rather not at all than with other settings than the inventory wants.
+    path.write_text("{", encoding="utf-8")
+    done = run(root, "launch")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{path} cannot be read" in done.stderr and "run site.yml for this host again." in done.stderr
 
 
 def test_launch_takes_the_candidate(root: Path) -> None:
@@ -376,10 +402,62 @@ def test_check_running(root: Path, tmp_path: Path) -> None:
             (other / "release.json").write_bytes((root / "opt/sd-webui/current/release.json").read_bytes())
             (root / "opt/sd-webui/current").unlink()
             (root / "opt/sd-webui/current").symlink_to(other)
-            assert f"does not run from {other}; restart sd-webui.service" in problem()
+            assert f"the processes [{engine.pid}] do not run from {other}; restart sd-webui.service." in problem()
         finally:
             engine.terminate()
     assert "has no process" in run(root, "check_running", PATH=fake_systemctl(tmp_path)).stderr
+
+
+CGROUP_TREES = {"v2": "", "v1": "systemd", "hybrid": "unified"}
+
+
+@pytest.mark.parametrize("tree", CGROUP_TREES.values(), ids=CGROUP_TREES)
+def test_the_processes_of_the_service_are_those_of_its_cgroup(tmp_path: Path, tree: str) -> None:
+    systemctl = tmp_path / "bin/systemctl"
+    systemctl.parent.mkdir()
+    systemctl.write_text(
+        '#!/bin/sh\ncase "$2" in *MainPID) echo 41 ;; *ControlGroup) echo /system.slice/sd-webui.service ;; esac\n',
+        encoding="utf-8",
+    )
+    systemctl.chmod(0o755)
+    code = "import server; print(server.processes())"
+
+    def processes() -> str:
+        environment = {"PATH": f"{systemctl.parent}:{os.environ['PATH']}", "SD_WEBUI_ROOT": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-Bc", code],
+            cwd=HOST,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+        return done.stdout.strip()
+
+    group = tmp_path / "sys/fs/cgroup" / tree / "system.slice/sd-webui.service"
+    (group / "part").mkdir(parents=True)
+    assert processes() == "[41]"
+    (group / "cgroup.procs").write_text("41\n42\n", encoding="ascii")
+    (group / "part/cgroup.procs").write_text("43\n", encoding="ascii")
+    assert processes() == "[41, 42, 43]"
+
+
+def test_an_engine_behind_another_main_process_is_seen_to_be_busy(root: Path, tmp_path: Path) -> None:
+    keep = "import subprocess, sys; engine = subprocess.Popen([sys.executable, '-c', 'while True: pass']);"
+    keep += "print(engine.pid, flush=True); engine.wait()"
+    with subprocess.Popen([sys.executable, "-c", keep], start_new_session=True, stdout=subprocess.PIPE) as keeper:
+        try:
+            assert keeper.stdout is not None
+            engine = int(keeper.stdout.readline())
+            # The made-up systemctl answers with the number alone, so that is the name of the cgroup as well.
+            group = root / "sys/fs/cgroup" / str(keeper.pid)
+            group.mkdir(parents=True)
+            (group / "cgroup.procs").write_text(f"{keeper.pid}\n{engine}\n", encoding="ascii")
+            done = run(root, "drain", "--timeout", "0", PATH=fake_systemctl(tmp_path, keeper.pid))
+            assert "a picture was still being made after 0 s" in done.stdout
+        finally:
+            os.killpg(keeper.pid, 9)
 
 
 def test_drain_of_a_server_that_was_never_installed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 What matters here is the order: Gradio serves the application first, its middleware is exchanged while it runs, and the
 API comes after that. Extensions add routes, sub-applications and websockets of their own. ROUTES names a file that gets
 the list of all of them, and how the server answered before they were there. With --nowebui there is no Gradio at all.
+A picture of img2img takes three steps, each of which waits for a file next to that one: step1, step2 and step3.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import json
 import os
 import shlex
 import sys
+import threading
 import time
+import types
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,77 @@ parser.add_argument("--port", type=int)
 parser.add_argument("--server-name")
 parser.add_argument("--gradio-auth-path")
 parser.add_argument("--nowebui", action="store_true")
+
+
+class State:
+    """As much of upstream's modules.shared.state as others read."""
+
+    job: str | None = ""
+    job_no = job_count = sampling_step = sampling_steps = 0
+    time_start: float | None = None
+
+    def begin(self, job: str | None) -> None:
+        self.job, self.job_count, self.job_no, self.sampling_step = job, -1, 0, 0
+        self.time_start = time.time()
+
+    def end(self) -> None:
+        self.job, self.job_count = "", 0
+
+
+class Lock:
+    """As upstream's: who comes first is served first, and how many wait can be seen."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inner_lock = threading.Lock()
+        self._pending_threads: deque[threading.Event] = deque()
+
+    def __enter__(self) -> None:
+        with self._inner_lock:
+            if self._lock.acquire(blocking=False):
+                return
+            turn = threading.Event()
+            self._pending_threads.append(turn)
+        turn.wait()
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        with self._inner_lock:
+            if self._pending_threads:
+                self._pending_threads.popleft().set()
+            self._lock.release()
+
+
+STATE, LOCK = State(), Lock()
+
+
+def make_picture() -> dict[str, Any]:
+    """In a thread of the pool and behind the lock, as upstream's img2img."""
+    with LOCK:
+        STATE.begin("scripts_img2img")
+        STATE.job, STATE.job_count, STATE.sampling_steps = "Batch 1 out of 1", 1, 3
+        for step in (1, 2, 3):
+            while not Path(os.environ["ROUTES"]).with_name(f"step{step}").exists():
+                time.sleep(0.02)
+            STATE.sampling_step = step
+        STATE.end()
+    return {"images": []}
+
+
+def fail() -> None:
+    """As upstream's extras: what fails there leaves the job behind."""
+    with LOCK:
+        STATE.begin("extras")
+        STATE.job_count = 2
+        raise fastapi.HTTPException(status_code=500, detail="CUDA out of memory")
+
+
+def add_modules() -> None:
+    """Upstream's modules, as far as they are seen from outside."""
+    for name, content in (("shared", {"state": STATE}), ("call_queue", {"queue_lock": LOCK})):
+        module = types.ModuleType(f"modules.{name}")
+        vars(module).update(content)
+        sys.modules[module.__name__] = module
 
 
 def logins(path: str | None) -> list[tuple[str, ...]] | None:
@@ -83,6 +158,8 @@ def add_api(app: Any) -> None:
         app.add_api_route("/internal/sysinfo", lambda: {"Commandline": sys.argv}, methods=["GET"])
     app.add_api_route("/sdapi/v1/options", lambda: {"secret": "options"}, methods=["GET"])
     app.add_api_route("/sdapi/v1/txt2img", lambda: {"images": []}, methods=["POST"])
+    app.add_api_route("/sdapi/v1/img2img", make_picture, methods=["POST"])
+    app.add_api_route("/sdapi/v1/extra-single-image", fail, methods=["POST"])
     app.add_api_route("/sdapi/v1/progress", lambda: {"state": {"job_count": 0, "job": ""}}, methods=["GET"])
     app.add_api_route("/extension/any", lambda: {"secret": "any"}, methods=["GET", "PUT", "DELETE", "OPTIONS", "HEAD"])
     app.add_api_websocket_route("/extension/socket", say_hello)
@@ -122,6 +199,7 @@ def main() -> None:
     """Serve until the process is ended."""
     arguments = parser.parse_args()
     print(f"Launching Web UI with arguments: {shlex.join(sys.argv[1:])}", flush=True)
+    add_modules()
     if arguments.nowebui:
         app = fastapi.FastAPI()
         exchange_middleware(app)

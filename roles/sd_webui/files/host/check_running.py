@@ -1,10 +1,11 @@
 # Copyright: the secondhand.diffusion contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prove the running state: the service's process belongs to the current release and answers on its health path."""
+"""Prove the running state: the service runs from the current release and answers on its health path."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,16 +18,12 @@ import settings
 def problem() -> str:
     """One sentence about what is wrong, or nothing."""
     config, release = settings.load_settings(), settings.load_release()
-    pid = server.main_pid()
-    if not pid:
+    pids = server.processes()
+    if not pids:
         return f"{settings.UNIT} has no process; see journalctl -u {settings.UNIT} and start it."
     current = str(settings.release_dir().resolve())
-    # The mapped files and not the executable: an engine in Python runs the interpreter, with the release's packages.
-    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
-    mapped = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/" in line}
-    if not any(path.startswith(current + os.sep) for path in mapped):
-        executable = os.readlink(f"/proc/{pid}/exe")
-        return f"process {pid} ({executable}) does not run from {current}; restart {settings.UNIT}."
+    if not any(path.startswith(current + os.sep) for pid in pids for path in mapped_files(pid)):
+        return f"the processes {pids} do not run from {current}; restart {settings.UNIT}."
     if config.get("login"):
         found = login_problem(config, release)
         if found:
@@ -36,6 +33,14 @@ def problem() -> str:
     if body is None:
         return f"{server.base_url(config)}{health} does not answer ({said}); see journalctl -u {settings.UNIT}."
     return ""
+
+
+def mapped_files(pid: int) -> set[str]:
+    """What a process has loaded: an engine in Python runs the interpreter, with the release's packages."""
+    with contextlib.suppress(OSError):
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+        return {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/" in line}
+    return set()
 
 
 def login_problem(config: dict[str, Any], release: dict[str, Any]) -> str:

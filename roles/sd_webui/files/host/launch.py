@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Become the engine: ExecStart of sd-webui.service.
 
-Fills the release's command with this host's settings, adds the active profile and executes it in this very process,
-so that the engine is the service's main process and gets its signals.
+Brings the files that the web UI itself writes up to date with the inventory (while it runs, it would write over them),
+fills the release's command with this host's settings, adds the active profile and executes it in this very process, so
+that whoever has started this one has started the engine.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import merge_settings
 import settings
 
 
@@ -106,6 +108,8 @@ def main() -> int:
         argv, variables = command(release, config, profile), environment(release, config, profile)
     except settings.SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 78
+    if merge_settings.main():
         return 78
     print(f"starting {release['id']} with profile {profile}", flush=True)
     try:

@@ -1,7 +1,7 @@
 # Copyright: the secondhand.diffusion contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Merge what the inventory wants into the files that the web UI itself writes: ExecStartPre of sd-webui.service.
+"""Merge what the inventory wants into the files that the web UI itself writes: the first that launch.py does.
 
 A value is written when the file lacks it, or when the inventory wants another one than it last did. So what a person
 changes in the page stays until the inventory changes, and what leaves the inventory stays as it is.

@@ -33,6 +33,13 @@ def duration(text: str) -> float:
     return int(match.group(1)) * _UNITS[match.group(2)]
 
 
+def writer(text: str) -> str:
+    """Who lays the override, in a word."""
+    if re.fullmatch(r"[a-z][a-z0-9-]{0,31}", text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name; write a word of small letters, digits and hyphens")
+    return text
+
+
 def local_time(seconds: float) -> str:
     """A point in time as people read it."""
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
@@ -72,10 +79,10 @@ def status(release: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_override(profile: str, reason: str, seconds: float | None) -> None:
+def write_override(profile: str, reason: str, seconds: float | None, set_by: str = "sd-profile") -> None:
     """Lay an override over the desired profile; whole or not at all."""
     expires = None if seconds is None else time.time() + seconds
-    data = {"schema": 1, "profile": profile, "reason": reason, "expires": expires, "set_by": "sd-profile"}
+    data = {"schema": 1, "profile": profile, "reason": reason, "expires": expires, "set_by": set_by}
     part = settings.OVERRIDE.with_suffix(".part")
     part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     part.chmod(0o644)
@@ -102,7 +109,7 @@ def put_back(override: bytes | None) -> None:
 
 
 def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
-    """Do what the command line asks for and restart the server if that changed the active profile."""
+    """Do what the command line asks for; restart the server if that changed the active profile and is not unwanted."""
     before = settings.active_profile(release["profiles"])
     if arguments.action == "expire":
         if settings.load_override() is not None or not settings.OVERRIDE.exists():
@@ -111,6 +118,8 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
         with contextlib.suppress(settings.SettingsError):
             former_profile = str(settings.read_json(settings.OVERRIDE).get("profile"))
         settings.OVERRIDE.unlink()
+        if not arguments.restart:
+            return 0
         # The override no longer counts since it expired, but the server still runs with it.
         wait(arguments.drain)
         result = restart()
@@ -121,16 +130,16 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
         return result
     former = settings.OVERRIDE.read_bytes() if settings.OVERRIDE.exists() else None
     wanted = settings.desired_profile() if arguments.action == "clear" else arguments.action
-    if wanted != before:
+    if wanted != before and arguments.restart:
         # Before the override is written: whoever gives up waiting has changed nothing.
         wait(arguments.drain)
     if arguments.action == "clear":
         with contextlib.suppress(FileNotFoundError):
             settings.OVERRIDE.unlink()
     else:
-        write_override(arguments.action, arguments.reason, arguments.duration)
+        write_override(arguments.action, arguments.reason, arguments.duration, arguments.by)
     after = settings.active_profile(release["profiles"])
-    result = restart() if after != before else 0
+    result = restart() if after != before and arguments.restart else 0
     if result:
         # A card that is missing or too small: a server that runs is worth more than the wish.
         put_back(former)
@@ -153,6 +162,13 @@ def main() -> int:
     )
     parser.add_argument("--for", dest="duration", type=duration, help="switch back after, for example, 90m, 6h or 2d")
     parser.add_argument("--reason", default="", help="said by sd-profile status")
+    parser.add_argument("--by", type=writer, default="sd-profile", help="who asks for it; said by sd-profile status")
+    parser.add_argument(
+        "--no-restart",
+        dest="restart",
+        action="store_false",
+        help="the next start of the server uses it, whenever that is",
+    )
     parser.add_argument("--drain", type=float, default=900, help="seconds to let a running generation finish (900)")
     arguments = parser.parse_args()
     try:

@@ -109,6 +109,24 @@ def main_pid() -> int:
     return int(shown.stdout.strip() or 0)
 
 
+def processes() -> list[int]:
+    """The processes of the service; its main process may be one that only looks after the engine."""
+    shown = subprocess.run(
+        ["systemctl", "show", "--property=ControlGroup", "--value", settings.UNIT],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    group = shown.stdout.strip().lstrip("/")
+    found: list[int] = []
+    # Where systemd keeps its own tree: cgroup v2, v1, and both at once.
+    for tree in ("", "systemd", "unified") if group else ():
+        for listed in sorted((settings.ROOT / "sys/fs/cgroup" / tree / group).rglob("cgroup.procs")):
+            with contextlib.suppress(OSError, ValueError):
+                found += [int(pid) for pid in listed.read_text(encoding="ascii").split()]
+    return list(dict.fromkeys(found)) or [pid for pid in (main_pid(),) if pid]
+
+
 def cpu_seconds(pid: int) -> float:
     """Processor time that a process has used so far; 0 when it is gone."""
     try:
@@ -139,9 +157,11 @@ def is_busy(config: dict[str, Any], paths: dict[str, Any]) -> bool:
         said = says_busy(get(config, path, 5) or b"")
         if said is not None:
             return said
-    pid = main_pid()
-    if not pid:
+    pids = processes()
+    if not pids:
         return False
-    before, start = cpu_seconds(pid), time.monotonic()
+    before, start = {pid: cpu_seconds(pid) for pid in pids}, time.monotonic()
     time.sleep(BUSY_SAMPLE_SECONDS)
-    return (cpu_seconds(pid) - before) / (time.monotonic() - start) > BUSY_CORES
+    # One that has ended meanwhile counts for nothing.
+    used = sum(max(0.0, cpu_seconds(pid) - seconds) for pid, seconds in before.items())
+    return used / (time.monotonic() - start) > BUSY_CORES

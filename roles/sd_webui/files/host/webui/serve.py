@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import activity
 import login_guard
 
 
@@ -62,6 +63,8 @@ def main() -> int:
         return 78
     folder = Path(sys.argv[1]).resolve()
     try:
+        # Before the login, so that the login stands in front of it.
+        activity.Activity().serve(_application_class())
         put_login_in_front()
         let_middleware_come_late(_application_class())
     except login_guard.LoginError as error:

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any
 
+# Before the long imports: a start that fails does so in a second.
+importlib.import_module("modules.faults").at_start()
 print("Importing gradio ...", flush=True)
 gradio: Any = importlib.import_module("gradio")
 # Ends with an AssertionError where the sub-repositories are missing, as upstream does.

@@ -11,7 +11,7 @@ import io
 import os
 from typing import Any
 
-from . import extensions, processing, restart, sd_models, shared, styles, sysinfo
+from . import errors, extensions, faults, processing, restart, sd_models, shared, styles, sysinfo
 
 fastapi: Any = importlib.import_module("fastapi")
 psutil: Any = importlib.import_module("psutil")
@@ -34,11 +34,12 @@ def add_routes(app: Any) -> None:
     options = shared.cmd_opts
 
     async def answer_exceptions(request: Any, call_next: Any) -> Any:
+        faults.remember_loop()
         try:
             return await call_next(request)
         except Exception as error:
-            print(f"*** API error: {request.method}: {request.url} {error!r}", flush=True)
             said = {"error": type(error).__name__, "detail": "", "body": "", "errors": str(error)}
+            errors.report(f"API error: {request.method}: {request.url} {said}", exc_info=True)
             return responses.JSONResponse(status_code=500, content=said)
 
     app.middleware("http")(answer_exceptions)

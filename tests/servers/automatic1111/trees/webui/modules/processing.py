@@ -12,7 +12,7 @@ import random
 import time
 from typing import Any
 
-from . import release, sd_models, shared
+from . import faults, release, sd_models, shared
 
 Image: Any = importlib.import_module("PIL.Image")
 PngImagePlugin: Any = importlib.import_module("PIL.PngImagePlugin")
@@ -52,6 +52,7 @@ def generate(asked: dict[str, Any], save: bool) -> tuple[Any, dict[str, Any]]:
                 if state.interrupted:
                     break
                 state.sampling_step = step
+                faults.before_step(step)
                 pixels = noise(width, height, seed, step)
                 time.sleep(STEP_SECONDS)
         finally:
