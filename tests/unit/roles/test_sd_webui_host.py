@@ -352,6 +352,8 @@ def fake_systemctl(folder: Path, pid: int = 0) -> str:
         ({"state": {"job_count": 1, "job": "task(1)"}}, True),
         ({"state": {"job_count": 0, "job": "scripts_txt2img"}}, True),
         ({"state": {"job_count": 0, "job": ""}, "current_task": "task(1)"}, True),
+        ({"job": False, "queue": 0}, False),
+        ({"job": False, "queue": 2}, True),
         ({"state": None}, None),
         ([], None),
         ("<html>", None),

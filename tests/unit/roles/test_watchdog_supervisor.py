@@ -140,6 +140,11 @@ class Host:
     def configure(self, **settings: Any) -> None:
         self.write("etc/sd-watchdog/config.json", {"schema": 1, "alerts": True, "host": "closet", **TIMES, **settings})
 
+    def on_card(self) -> None:
+        """The engine computes on a card."""
+        self.write("etc/sd-webui/engine.json", {**self.read("etc/sd-webui/engine.json"), "profiles": ["gpu_full"]})
+        (self.root / "etc/sd-webui/profile").write_text("gpu_full\n", encoding="utf-8")
+
     def fault(self, name: str, content: str = "") -> None:
         (self.root / "faults" / name).write_text(content, encoding="utf-8")
 
@@ -398,6 +403,7 @@ def test_a_candidate_has_its_own_description(host: Host) -> None:
 
 def test_a_cuda_error_is_worth_a_new_process(host: Host) -> None:
     """But not while a picture is being made."""
+    host.on_card()
     host.works(True)
     host.start()
     host.until(state="busy")
@@ -408,6 +414,17 @@ def test_a_cuda_error_is_worth_a_new_process(host: Host) -> None:
     assert host.end() == 1
     assert host.state["reason"] == "cuda_error"
     assert "CUDA error: an illegal memory access was encountered" in host.output()
+
+
+def test_words_about_a_card_that_is_not_used(host: Host) -> None:
+    """After the last rung an engine on the processor still looks for the card, and says each time that it is lost."""
+    engine = host.root / "engine.py"
+    noise = "import sys\nprint('RuntimeError: No CUDA GPUs are available', flush=True)\n"
+    engine.write_text(noise + ENGINE, encoding="utf-8")
+    host.start()
+    host.say("CUDA error: unknown error")
+    with pytest.raises(AssertionError):
+        host.end(2)
 
 
 def test_an_engine_that_is_asked_to_end_by_its_page(host: Host) -> None:
@@ -428,6 +445,29 @@ def test_a_killed_supervisor_is_found_out(host: Host) -> None:
     host.start()
     assert host.state["restarts_total"] == {"supervisor": 1}
     assert "supervisor" in host.events()[0]["key"]
+
+
+def xid(host: Host, number: int, boottime: float, verdict: str = "restart") -> None:
+    """What the root part tells of the card."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    entry = {"number": number, "xid": 31, "boottime": boottime, "verdict": verdict, "said": "Xid 31: a page fault"}
+    found = {"schema": 1, "boot_id": boot_id, "xids": [entry], "counts": {"31": number}}
+    part = host.root / "run/sd-watchdog-root/gpu.json.part"
+    part.write_text(json.dumps(found), encoding="utf-8")
+    part.replace(part.with_name("gpu.json"))
+
+
+def test_an_xid_is_of_the_engine_that_ran_then(host: Host) -> None:
+    """The kernel log is read each 15 s: by then the next engine runs, which has done nothing."""
+    host.on_card()
+    crashed = time.clock_gettime(time.CLOCK_BOOTTIME)
+    host.start()
+    xid(host, 1, crashed)
+    with pytest.raises(AssertionError):
+        host.end(2)
+    xid(host, 2, time.clock_gettime(time.CLOCK_BOOTTIME))
+    assert host.end() == 1
+    assert host.state["reason"] == "cuda_error" and host.state["xid_number"] == 2
 
 
 def test_maintenance(host: Host) -> None:
@@ -489,6 +529,21 @@ def test_a_damaged_file_of_the_role(host: Host, path: str, content: str) -> None
     assert host.end() == 78
     said = host.output()
     assert said.startswith("error: ") and said.count("\n") == 1 and "run site.yml for this host again" in said
+
+
+def test_a_journal_that_is_gone(host: Host) -> None:
+    """The engine runs on, and so does who watches it."""
+    os.mkfifo(host.root / "journal")
+    reader = os.open(host.root / "journal", os.O_RDONLY | os.O_NONBLOCK)
+    host.start()
+    os.close(reader)
+    (host.root / "journal").unlink()
+    (host.root / "journal").touch()
+    host.configure(host="attic")
+    os.utime(host.root / "etc/sd-watchdog/config.json", (1, 1))
+    host.hear("has read its settings again")
+    host.say("a line that nobody reads")
+    assert not host.ended and host.stop() == 0
 
 
 def test_settings_are_read_again(host: Host) -> None:

@@ -142,7 +142,11 @@ def says_busy(body: bytes) -> bool | None:
         answer = json.loads(body)
     except ValueError:
         return None
-    state = answer.get("state") if isinstance(answer, dict) else None
+    if not isinstance(answer, dict):
+        return None
+    if "job" in answer and "queue" in answer:
+        return bool(answer["job"] or answer["queue"])
+    state = answer.get("state")
     if not isinstance(state, dict):
         return None
     # job_count is -1 at the very beginning.
@@ -151,12 +155,13 @@ def says_busy(body: bytes) -> bool | None:
 
 def is_busy(config: dict[str, Any], paths: dict[str, Any]) -> bool:
     """Does a generation run? By the engine's own progress where it has one, else by its processor time."""
-    if paths["progress"]:
-        # Without the picture so far, which takes as long as one more step.
-        path = paths["progress"] + ("" if "?" in paths["progress"] else "?skip_current_image=true")
-        said = says_busy(get(config, path, 5) or b"")
-        if said is not None:
-            return said
+    # What tells about the queue, too, and costs nothing, goes first.
+    for path in (paths.get("activity"), paths["progress"]):
+        if path:
+            # Without the picture so far, which takes as long as one more step.
+            said = says_busy(get(config, path + ("" if "?" in path else "?skip_current_image=true"), 5) or b"")
+            if said is not None:
+                return said
     pids = processes()
     if not pids:
         return False

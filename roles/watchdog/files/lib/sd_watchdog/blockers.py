@@ -26,23 +26,28 @@ class Blocker:
 
 
 def port_is_taken(address: str, port: int) -> bool:
-    """Would the engine find its port taken? Asked of the kernel, which knows addresses better than any list."""
+    """Would the engine find its port taken? By a program that listens: connections of the last life do not count."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As servers do, so that a connection of the last life that is still closing is no obstacle.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, port))
     except OSError as error:
-        return error.errno == errno.EADDRINUSE
+        # Those that are still closing refuse this one, and not sd-server's own way to listen (SO_REUSEPORT).
+        return error.errno == errno.EADDRINUSE and proc.Proc().listener_uid(port) is not None
     return False
+
+
+def folders(engine: Engine) -> list[str]:
+    """Where the engine writes; the rest of its data directory is read-only in its sandbox on purpose."""
+    return list(engine.write_dirs) or [engine.outputs_dir]
 
 
 def find(engine: Engine) -> Blocker | None:
     """The first thing in the way of a start, or None."""
     if port_is_taken(engine.address, engine.port):
         return Blocker(model.PORT_TAKEN, f"port {engine.port} is taken by another program")
-    for folder in dict.fromkeys((engine.data_dir, engine.outputs_dir)):
+    for folder in folders(engine):
         problem = proc.writable_problem(Path(folder))
         if problem:
             return Blocker(model.READ_ONLY, f"{folder} cannot be written ({problem}); look at dmesg and at the disk")
@@ -57,7 +62,7 @@ def find(engine: Engine) -> Blocker | None:
 def warnings(engine: Engine, config: Config) -> list[Blocker]:
     """What a running server should not wait for: people are told, nothing is restarted."""
     found = []
-    for folder in dict.fromkeys((engine.data_dir, engine.outputs_dir)):
+    for folder in folders(engine):
         problem = proc.writable_problem(Path(folder))
         if problem:
             found.append(Blocker(model.READ_ONLY, f"{folder} cannot be written ({problem}): pictures are lost"))

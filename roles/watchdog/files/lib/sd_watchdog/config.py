@@ -91,6 +91,8 @@ class Engine:
     drain_command: tuple[str, ...] = ()
     profile_command: tuple[str, ...] = ()
     roll_back_command: tuple[str, ...] = ()
+    # What the service's sandbox lets the engine write to.
+    write_dirs: tuple[str, ...] = ()
     auth_file: str | None = None
     checkpoint: str = ""
 
@@ -147,6 +149,9 @@ def load_config(path: Path = paths.CONFIG) -> Config:
 def load_engine(config: Config) -> Engine:
     """What runs here, or what is to prove itself here in a switch of role sd_webui; raises ConfigError."""
     candidate = os.environ.get("SD_WEBUI_ENGINE_FILE")
-    path = Path(candidate) if candidate else paths.BASE / config.engine_file.lstrip("/")
+    path = paths.BASE / config.engine_file.lstrip("/")
+    # After the switch it is gone, and what stands in /etc is the same.
+    if candidate and Path(candidate).exists():
+        path = Path(candidate)
     found: Engine = _fill(Engine, path, load_object(path))
     return found

@@ -56,6 +56,8 @@ class Look:
         self._kinds: dict[str, float] = {}
         self._oom_kills = self._cgroup.oom_kills() or 0
         self.card = card
+        # What the driver said of a program before this one began, it said of another.
+        self._began = self._proc.boottime()
         self.ready = False
         self.failing = False
         self.answer: Answer | None = None
@@ -102,8 +104,7 @@ class Look:
     def look(self, now: float) -> model.Seen:
         """All that is known now."""
         healthy, said, activity = self._health()
-        kinds = tuple(kind for kind, _line in self._process.events())
-        self._kinds.update(dict.fromkeys(kinds, now))
+        kinds = self._new_kinds(now)
         cores, rate = self._sample(now)
         self._ask_card(now)
         self.cores = cores
@@ -193,13 +194,22 @@ class Look:
         for entry in data.get("xids") or []:
             if int(entry.get("number", 0)) > self.xid_number:
                 self.xid_number = int(entry["number"])
-                found.append((str(entry.get("verdict")), str(entry.get("said"))))
-                self.new_repairs.append(str(entry.get("verdict")))
+                verdict, at = str(entry.get("verdict")), entry.get("boottime")
+                if verdict == "restart" and isinstance(at, (int, float)) and at < self._began:
+                    continue
+                found.append((verdict, str(entry.get("said"))))
+                self.new_repairs.append(verdict)
         return tuple(found) if self.card else ()
+
+    def _new_kinds(self, now: float) -> tuple[str, ...]:
+        """What its new lines are about. On the processor, words about a card that is missing are just words."""
+        kinds = tuple(kind for kind, _line in self._process.events() if self.card or kind != "cuda_error")
+        self._kinds.update(dict.fromkeys(kinds, now))
+        return kinds
 
     def recent_kinds(self, now: float) -> set[str]:
         """What its last lines were about."""
-        self._kinds.update(dict.fromkeys((kind for kind, _line in self._process.events()), now))
+        self._new_kinds(now)
         return {kind for kind, seen in self._kinds.items() if now - seen < LAST_WORDS_SECONDS}
 
     def oom_killed(self) -> bool:

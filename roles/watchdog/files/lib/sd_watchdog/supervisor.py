@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from typing import Any
 
@@ -90,7 +89,7 @@ class Supervisor:
 
     def say(self, sentence: str) -> None:
         """To the journal and to systemctl status."""
-        print(f"watchdog: {sentence}", flush=True)
+        _print(f"watchdog: {sentence}")
         notify.status(sentence)
 
     def save(self) -> None:
@@ -485,7 +484,7 @@ class Supervisor:
         planned = verdict.reason in model.PLANNED
         self.say(f"{verdict.reason}: {verdict.said}")
         for line in evidence:
-            print(f"watchdog:   evidence: {line}", flush=True)
+            _print(f"watchdog:   evidence: {line}")
         # First written down, then done: whoever kills us meanwhile has not made it forgotten.
         self._note(verdict.reason, verdict.said, self.ready_at is not None, evidence)
         if not planned:
@@ -503,7 +502,7 @@ class Supervisor:
 
     def _refuse(self, blocked: Blocked) -> int:
         """Not even started."""
-        print(f"error: {blocked.said}.", file=sys.stderr, flush=True)
+        _print(f"error: {blocked.said}.", 2)
         self._note(blocked.reason, blocked.said, False)
         self.state.running = ""
         self.save()
@@ -565,6 +564,12 @@ class Supervisor:
         return EXIT_FINE
 
 
+def _print(line: str, descriptor: int = 1) -> None:
+    """A line for the journal, past Python's buffers: one that is gone loses the line and not the supervisor."""
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"{line}\n".encode("utf-8", "replace"))
+
+
 def _step_words(step: ladder.Step) -> str:
     """What is about to be done."""
     return {
@@ -596,6 +601,6 @@ def main() -> int:
     try:
         supervisor = Supervisor()
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print(f"error: {error}", 2)
         return EXIT_CONFIG
     return supervisor.run()
