@@ -217,6 +217,16 @@ def test_what_an_engine_said_half_a_minute_ago_is_no_promise() -> None:
     assert found is not None and found[0] == 120
 
 
+def test_a_picture_that_was_begun_since_the_engine_said_that_it_makes_none() -> None:
+    def view(now: float) -> dict[str, Any]:
+        works = 47 <= now < 200
+        said = (JOB if works else NOBODY) if now % 5 == 0 else None
+        return {"activity": said, "cores": 0.9 if works else 0.0, "log": ("cuda_error",) if now == 48 else ()}
+
+    found = end(view, 300)
+    assert found is not None and found[0] == 200
+
+
 def test_jobs_that_fail_one_after_the_other_are_not_waited_for() -> None:
     def view(now: float) -> dict[str, Any]:
         return {"activity": JOB, "cores": 0.9, "log": ("cuda_error",) if now in (10, 30) else ()}

@@ -277,6 +277,20 @@ def test_a_damaged_state_is_a_new_one(damaged: Any) -> None:
     assert ladder.load(damaged) == State()
 
 
+@pytest.mark.parametrize("odd", ["NaN", "Infinity", "-Infinity", "-5", "1e300", "9" * 400])
+def test_odd_numbers_of_a_damaged_state_are_left_out(odd: str) -> None:
+    names = ("failures", "on_rung", "failed_starts", "ended", "outage", "healthy", "outage_seconds_total", "xid_number")
+    state = ladder.load(
+        json.loads(f'{{"automatic": true, {", ".join(f"{json.dumps(name)}: {odd}" for name in names)}}}')
+    )
+    assert state == State(automatic=True)
+
+
+def test_an_end_that_is_still_to_come_is_not_waited_for() -> None:
+    state = ladder.load({"boot_id": "b", "automatic": True, "failures": 3, "ended": 1e9, "reason": model.EXITED})
+    assert ladder.wait_before_start(state, CONFIG, 100.0) == 4
+
+
 def test_the_history_does_not_grow_for_ever() -> None:
     state = State(boot_id="b")
     for _fault in range(200):

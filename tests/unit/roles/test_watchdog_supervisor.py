@@ -273,6 +273,26 @@ def test_ready_means_answers(host: Host) -> None:
     assert "sd_watchdog_up" in metrics
 
 
+def test_a_disk_that_is_slow_is_no_loop_that_stands_still(host: Host) -> None:
+    """Keeping the state may take longer than systemd's watchdog waits, so that is told before; then the loop is."""
+    host.start()
+    host.heard.clear()
+    host.hear("EXTEND_TIMEOUT_USEC=120000000")
+    host.heard.clear()
+    host.hear("WATCHDOG=1", 1.5)
+
+
+def test_an_engine_that_writes_no_log_is_watched_as_well(host: Host) -> None:
+    """It closes its output, as one with a log file of its own; systemd's words are not for it."""
+    engine = host.root / "engine.py"
+    quiet = "import os\nfolder = os.open('/dev/null', os.O_WRONLY)\nos.dup2(folder, 1)\nos.dup2(folder, 2)\n"
+    engine.write_text(f"{quiet}assert 'NOTIFY_SOCKET' not in os.environ\n{ENGINE}", encoding="utf-8")
+    host.start()
+    for _beat in range(2):
+        host.heard.clear()
+        host.hear("WATCHDOG=1", 5)
+
+
 def test_stop_is_respected(host: Host) -> None:
     host.start()
     engine = host.engine
@@ -485,6 +505,17 @@ def test_maintenance(host: Host) -> None:
     assert host.state["failures"] == 0 and host.events() == []
 
 
+@pytest.mark.parametrize("environment", [{}, {"SD_WEBUI_CANDIDATE": "yes"}])
+def test_a_start_that_fails_in_maintenance(host: Host, environment: dict[str, str]) -> None:
+    """Whoever has started it, by hand or by a playbook, waits for what systemctl says."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    path = "var/lib/sd-watchdog-root/maintenance.json"
+    host.write(path, {"schema": 1, "until_boottime": None, "boot_id": boot_id, "reason": "a new fan"})
+    host.fault("crash")
+    host.start(until="", **environment)
+    assert host.end(5) == 1
+
+
 def test_maintenance_of_another_boot_is_over(host: Host) -> None:
     host.write("var/lib/sd-watchdog-root/maintenance.json", {"schema": 1, "until_boottime": None, "boot_id": "another"})
     host.start()
@@ -513,6 +544,25 @@ def test_a_port_that_somebody_else_has(host: Host) -> None:
         host.until(state="waiting", said=said)
     host.hear("READY=1")
     assert host.state["restarts_total"] == {"killed": 1}
+
+
+def test_a_step_up_waits_for_a_picture_that_was_begun_meanwhile(host: Host) -> None:
+    """The root part needs a moment for the profile, in which somebody may ask for a picture."""
+    host.configure(step_up_seconds=0)
+    host.write("etc/sd-webui/engine.json", {**host.read("etc/sd-webui/engine.json"), "profiles": ["gpu_full", "cpu"]})
+    (host.root / "etc/sd-webui/profile").write_text("gpu_full\n", encoding="utf-8")
+    override = {"profile": "cpu", "expires": None, "set_by": "watchdog", "reason": ""}
+    host.write("var/lib/sd-webui/profile-override.json", override)
+    host.start(until="goes back to profile gpu_full")
+    host.works(True)
+    host.until(state="busy")
+    asked = host.read("run/sd-watchdog/request.json")
+    host.write("run/sd-watchdog-root/answer.json", {"id": asked["id"], "ok": True, "said": "done", "data": {}})
+    with pytest.raises(AssertionError):
+        host.end(2.5)
+    host.works(False)
+    assert host.end() == 0
+    assert host.state["reason"] == "step_up"
 
 
 def test_a_damaged_state_does_not_keep_it_from_starting(host: Host) -> None:

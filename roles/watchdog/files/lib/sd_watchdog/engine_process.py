@@ -18,6 +18,7 @@ from sd_watchdog.log_lines import LogWatch
 
 # The engine dies of a lack of memory long before the one that can start it again.
 OOM_SCORE = 800
+OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"})
 # What only a defect of the program itself sends.
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
@@ -30,12 +31,15 @@ class EngineProcess:
         self._watch = LogWatch()
         self._events: collections.deque[tuple[str, str]] = collections.deque(maxlen=200)
         self.lines = 0
+        self._closed = False
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # A session of its own: a signal for its group reaches all that it has started, and nothing else.
+            # What systemd gives its main process is not for the engine.
+            env={name: value for name, value in os.environ.items() if name not in OURS},
             start_new_session=True,
             preexec_fn=_prepare,
         )
@@ -49,8 +53,8 @@ class EngineProcess:
 
     @property
     def relays(self) -> bool:
-        """Is the log still passed on?"""
-        return self._relay.is_alive()
+        """Is the log still passed on, as far as there is one?"""
+        return self._relay.is_alive() or self._closed
 
     def _pass_on(self) -> None:
         """From the pipe to our own output, and to the eyes of log_lines."""
@@ -61,6 +65,8 @@ class EngineProcess:
         while True:
             data = os.read(descriptor, 65536)
             if not data:
+                # It may also write to a file of its own from now on, and live.
+                self._closed = True
                 # Last words need no end of a line.
                 self._take(b"\n")
                 return

@@ -84,7 +84,8 @@ def is_idle(memory: Memory, now: float) -> bool:
     if memory.activity is not None and memory.failures == 0:
         if memory.activity.job or memory.activity.queue > 0:
             return False
-        if now - memory.activity_at <= FRESH_SECONDS:
+        # Unless it has begun to work since.
+        if now - memory.activity_at <= FRESH_SECONDS and memory.last_work <= memory.activity_at:
             return True
     return now - memory.last_work >= QUIET_SECONDS
 

@@ -19,6 +19,8 @@ from sd_watchdog.config import Config
 # From the profile that asks the most of a card to the one that asks nothing.
 ORDER = ("gpu_full", "gpu_medvram", "gpu_lowvram", "cpu")
 HISTORY = 50
+# More than any count or time here.
+MOST = 1e12
 # A host where nothing else has helped may be restarted, if that is allowed, after so many faults in a row.
 REBOOT_FAULTS = 10
 
@@ -67,6 +69,9 @@ def load(data: dict[str, Any] | None) -> State:
         default = getattr(state, entry.name)
         if value is None or isinstance(value, bool) != isinstance(default, bool):
             continue
+        if isinstance(value, (int, float)) and not 0 <= value < MOST:
+            # Damaged: JSON knows numbers that no count and no time ever reaches, and NaN.
+            continue
         if isinstance(default, (float, type(None))) and isinstance(value, (int, float)):
             setattr(state, entry.name, float(value))
         elif default is not None and isinstance(value, type(default)):
@@ -109,7 +114,9 @@ def wait_before_start(state: State, config: Config, boottime: float) -> float:
     """What of the backoff is still to come."""
     if not state.automatic or state.ended is None or state.reason in model.PLANNED:
         return 0.0
-    return max(0.0, state.ended + backoff(state, config) - boottime)
+    wait = backoff(state, config)
+    # Never longer than that, should the file tell of an end that is still to come.
+    return min(wait, max(0.0, state.ended + wait - boottime))
 
 
 def note_end(

@@ -34,6 +34,8 @@ GRACE, HUNG_GRACE = 15.0, 3.0
 ASKED_AFTER = 60.0
 # systemd is told that a start takes longer than so much from now on.
 EXTENSION = 30.0
+# A disk that is busy with a download may take so long to keep a file, and the loop stands still meanwhile.
+SLOW_DISK = 120.0
 # Health is added up, and the disk is looked at, so often; the state goes to the disk less often than that.
 ROUND_SECONDS, SAVE_SECONDS = 10.0, 600.0
 # What the root part has refused is asked for again after this long.
@@ -82,6 +84,7 @@ class Supervisor:
         # What the root part is asked for while the server runs.
         self._request: RootRequest | None = None
         self._step = ladder.NOTHING
+        self._changed: Verdict | None = None
         self._not_before = -1e9
         self._maintenance_said = False
 
@@ -97,13 +100,18 @@ class Supervisor:
         if self.candidate:
             return
         self._saved = time.monotonic()
+        # systemd moves the watchdog's end with it, until it hears of the loop again.
+        notify.extend(SLOW_DISK)
         with contextlib.suppress(OSError):
             store.write(paths.STATE_FILE, vars(self.state))
+        self._notified = -1e9
 
     def post(self, event: str, key: str, title: str, text: str, seconds: float | None = None) -> None:
         """Tell people, if they wish to be told."""
         if self.config.alerts and not self.candidate and not self.facts.maintenance():
+            notify.extend(SLOW_DISK)
             outbox.post(event, key, title, text, self.config.host, seconds)
+            self._notified = -1e9
 
     # --- the loop's one place to wait
 
@@ -359,9 +367,11 @@ class Supervisor:
         if self.ready_at is None or self.facts.maintenance():
             return None
         if self._request is not None:
-            return self._idle_answer(now)
-        if now < self._not_before or not judge.is_idle(self.memory, now):
+            self._idle_answer(now)
+        if self._request is not None or now < self._not_before or not judge.is_idle(self.memory, now):
             return None
+        if self._changed is not None:
+            return self._changed
         step = ladder.step_while_idle(
             self.state,
             self.config,
@@ -383,23 +393,22 @@ class Supervisor:
         self._step = step
         return None
 
-    def _idle_answer(self, now: float) -> Verdict | None:
-        """What the root part has made of the request."""
+    def _idle_answer(self, now: float) -> None:
+        """What the root part has made of the request. A picture may have been begun meanwhile."""
         answer = self._request.answer(now) if self._request is not None else None
         if answer is None:
-            return None
+            return
         step, self._request = self._step, None
         if not answer.get("ok"):
             self.say(f"that was not done: {answer.get('said', 'no answer')}")
             self._put_off(step.action, now, bool((answer.get("data") or {}).get("tried")))
-            return None
+            return
         self.post("reboot" if step.action == "reboot" else "rung", step.action, _step_words(step), step.reason)
         ladder.note_step(self.state, step, up=step.action in ("profile", "clear_profile"))
         self.save()
         self.say(f"done: {answer.get('said', '')}")
         if step.action in ("profile", "clear_profile"):
-            return Verdict("end", model.STEP_UP, step.reason)
-        return None
+            self._changed = Verdict("end", model.STEP_UP, step.reason)
 
     def _put_off(self, action: str, now: float, tried: bool) -> None:
         """What was refused is asked for again later; a reload that has not helped is not tried twice."""
@@ -474,7 +483,10 @@ class Supervisor:
 
     def _finish(self, verdict: Verdict) -> int:
         """End what still lives, write down why, and leave the rest to systemd."""
-        if self.facts.maintenance() and self.process is not None and self.process.ended() is not None:
+        ended = self.process is not None and self.process.ended() is not None
+        # A start by a person, or by a playbook that tries a release, is waited for: it fails with its sentence.
+        waited_for = self.ready_at is None and (self.candidate or not self.state.automatic)
+        if ended and not waited_for and self.facts.maintenance():
             try:
                 self._wait_out_maintenance(verdict)
             except StopAsked:
