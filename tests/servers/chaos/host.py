@@ -23,7 +23,10 @@ def port_taken() -> dict[str, Any]:
     settle()
     engine = observe.engine_file()
     observe.run("systemctl", "stop", observe.UNIT)
-    listen = "import socket,sys,time; s=socket.create_server((sys.argv[1],int(sys.argv[2]))); time.sleep(600)"
+    # Shared, or the connections of the engine's last life, which are still closing, would be in its way.
+    listen = (
+        "import socket,sys,time;s=socket.create_server((sys.argv[1],int(sys.argv[2])),reuse_port=True);time.sleep(600)"
+    )
     squatter = ["systemd-run", "--quiet", "--unit=squatter", "--uid=nobody", "/usr/bin/python3", "-c", listen]
     observe.run(*squatter, engine["address"], str(engine["port"]))
     time.sleep(0.5)
@@ -52,8 +55,9 @@ def blocked_disk(spoil: Callable[[], None], repair: Callable[[], None], word: st
         untouched = observe.engine() == engine
         seen = Observed()
         os.kill(engine, signal.SIGKILL)
-        waiting = until(lambda: word in str(observe.status().get("said")) and observe.status(), 20)
+        until(lambda: word in str(observe.status().get("said")), 20)
         time.sleep(3)
+        waiting = observe.status()
         tries = len([line for line in observe.journal(seen.at) if line["message"].startswith("starting ")])
     finally:
         repair()

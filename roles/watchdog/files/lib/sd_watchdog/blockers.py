@@ -34,7 +34,7 @@ def port_is_taken(address: str, port: int) -> bool:
             probe.bind((address, port))
     except OSError as error:
         # Those that are still closing refuse this one, and not sd-server's own way to listen (SO_REUSEPORT).
-        return error.errno == errno.EADDRINUSE and proc.Proc().listener_uid(port) is not None
+        return error.errno == errno.EADDRINUSE and proc.Proc().listener_uid(port, address) is not None
     return False
 
 

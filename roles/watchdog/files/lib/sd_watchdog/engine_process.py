@@ -31,6 +31,7 @@ class EngineProcess:
         self._watch = LogWatch()
         self._events: collections.deque[tuple[str, str]] = collections.deque(maxlen=200)
         self.lines = 0
+        self._open_line = False
         self._closed = False
         self.process = subprocess.Popen(
             command,
@@ -73,6 +74,7 @@ class EngineProcess:
             # A journal that is being restarted loses a line, not the engine.
             with contextlib.suppress(OSError):
                 _write_all(1, data)
+            self._open_line = not data.endswith(b"\n")
             self.lines += data.count(b"\n") + data.count(b"\r")
             self._take(data)
 
@@ -80,6 +82,13 @@ class EngineProcess:
         """Note what matters in it."""
         for event in self._watch.feed(data):
             self._events.append((event.kind, event.line))
+
+    def end_line(self) -> None:
+        """A progress bar has no end of line: what others say next would stand behind it."""
+        if self._open_line:
+            self._open_line = False
+            with contextlib.suppress(OSError):
+                _write_all(1, b"\n")
 
     def events(self) -> list[tuple[str, str]]:
         """Kinds and lines since the last call."""

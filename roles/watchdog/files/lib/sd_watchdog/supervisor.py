@@ -28,6 +28,8 @@ from sd_watchdog.root_request import RootRequest
 STARTING_TICK, READY_TICK = 0.25, 1.0
 # A manual start finds out within this time that something is in its way; an automatic one waits.
 BLOCKED_SECONDS = 10.0
+# What systemd has once shown to this unit as read-only stays so for it; the next life sees the disks as they are then.
+RENEW_SECONDS = 30.0
 # Grace for an engine that is asked to end: for one that works, and for one that no longer answers.
 GRACE, HUNG_GRACE = 15.0, 3.0
 # An engine that ends by itself with status 0 after this long has been asked to (A1111: every deliberate exit is 0).
@@ -46,6 +48,10 @@ EXIT_FINE, EXIT_FAULT, EXIT_CONFIG = 0, 1, 78
 
 class StopAsked(Exception):
     """systemd wants the end: a person stops or restarts the service, or the host goes down."""
+
+
+class Renew(Exception):
+    """Only a new life sees whether what was in the way still is."""
 
 
 class Blocked(Exception):
@@ -92,6 +98,8 @@ class Supervisor:
 
     def say(self, sentence: str) -> None:
         """To the journal and to systemctl status."""
+        if self.process is not None:
+            self.process.end_line()
         _print(f"watchdog: {sentence}")
         notify.status(sentence)
 
@@ -145,6 +153,10 @@ class Supervisor:
             return self._stop()
         except Blocked as blocked:
             return self._refuse(blocked)
+        except Renew:
+            self.state.running = ""
+            self.save()
+            return EXIT_FAULT
         return self._finish(verdict)
 
     # --- before the start
@@ -251,6 +263,8 @@ class Supervisor:
             if time.monotonic() - begun >= BLOCKED_SECONDS and (self.candidate or not self.state.automatic):
                 raise Blocked(blocker.reason, said)
             self.facts.write("waiting", said)
+            if blocker.reason == model.READ_ONLY and time.monotonic() - begun >= RENEW_SECONDS:
+                raise Renew
             self.pause(1.0)
 
     # --- the start
