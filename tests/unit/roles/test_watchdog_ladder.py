@@ -162,14 +162,29 @@ def test_other_xids_ask_for_nothing_of_the_card(verdict: str) -> None:
 
 def test_reboot_is_the_last_rung_and_off_by_default() -> None:
     state = State(boot_id="b")
-    for _fault in range(12):
-        fault(state, ready=False)
-    assert before_start(state, "cpu", desired="cpu", profiles=("cpu",)) == NOTHING
     allowed = dataclasses.replace(CONFIG, reboot=True)
-    assert before_start(state, "cpu", allowed, desired="cpu", profiles=("cpu",)).action == "reboot"
+    asked = []
+    for count in range(1, 26):
+        fault(state, ready=False)
+        assert before_start(state, "cpu", desired="cpu", profiles=("cpu",)) == NOTHING
+        if before_start(state, "cpu", allowed, desired="cpu", profiles=("cpu",)).action == "reboot":
+            asked.append(count)
+    # Not at every start: each question is answered by the root part, which has its own limits.
+    assert asked == [10, 20]
 
 
 # --- up
+
+
+def test_an_engine_that_cannot_be_killed() -> None:
+    """It keeps its port until the host restarts, whatever the profile."""
+    state = State(boot_id="b", stuck=True)
+    fault(state, model.PORT_TAKEN)
+    assert before_start(state, "cpu") == NOTHING
+    allowed = dataclasses.replace(CONFIG, reboot=True)
+    assert before_start(state, "cpu", allowed).action == "reboot"
+    ladder.enter_boot(state, "another")
+    assert before_start(state, "cpu", allowed) == NOTHING
 
 
 def test_a_day_of_health_is_one_rung() -> None:

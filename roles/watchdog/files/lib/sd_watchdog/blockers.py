@@ -54,7 +54,8 @@ def find(engine: Engine) -> Blocker | None:
         free = proc.free_mib(Path(folder))
         if free is not None and free < FULL_MIB:
             return Blocker(
-                model.DISK_FULL, f"the disk of {folder} is full ({free} MiB free); remove pictures or models"
+                model.DISK_FULL,
+                f"the disk of {folder} is full (less than {FULL_MIB} MiB are free); remove pictures or models",
             )
     return None
 

@@ -21,7 +21,7 @@ ORDER = ("gpu_full", "gpu_medvram", "gpu_lowvram", "cpu")
 HISTORY = 50
 # More than any count or time here.
 MOST = 1e12
-# A host where nothing else has helped may be restarted, if that is allowed, after so many faults in a row.
+# A host where nothing else has helped may be restarted, if that is allowed, after each so many faults in a row.
 REBOOT_FAULTS = 10
 
 
@@ -54,6 +54,8 @@ class State:
     repair: str = ""
     reloaded: bool = False
     xid_number: int = 0
+    # The last engine could not even be killed: it hangs in the kernel, and holds its port and its card.
+    stuck: bool = False
     # The supervisor's own process while it lives.
     running: str = ""
     restarts_total: dict[str, int] = field(default_factory=dict)
@@ -97,6 +99,7 @@ def enter_boot(state: State, boot_id: str) -> bool:
     state.repair = ""
     state.reloaded = False
     state.xid_number = 0
+    state.stuck = False
     if state.outage is not None:
         # How long it was off, nobody has counted.
         state.outage = 0.0
@@ -217,6 +220,8 @@ def step_before_start(
     state: State, config: Config, *, profile: str, desired: str, profiles: tuple[str, ...], release: str
 ) -> Step:
     """What has to change before the engine is started again."""
+    if state.automatic and state.stuck and config.reboot:
+        return Step("reboot", "", "the last engine hangs in the kernel and cannot be killed")
     if not state.automatic or state.reason in model.PLANNED or state.reason in model.OUTSIDE:
         return NOTHING
     why = f"{state.reason}: {state.said}"
@@ -236,7 +241,7 @@ def step_before_start(
             if state.on_rung >= config.restarts_per_rung:
                 return Step("profile", next_one, f"{state.on_rung} faults with {profile}; at last {why}")
         return NOTHING
-    if config.reboot and state.failures >= REBOOT_FAULTS and state.reason in model.CLIMBING:
+    if config.reboot and state.failures and not state.failures % REBOOT_FAULTS and state.reason in model.CLIMBING:
         return Step("reboot", "", f"{state.failures} faults in a row; at last {why}")
     return NOTHING
 
@@ -247,6 +252,10 @@ def note_step(state: State, step: Step, up: bool = False) -> None:
         state.on_rung = 0
         state.healthy = 0.0
         state.probation = up
+        if up:
+            # What the card needed a day ago is forgotten: if it still needs it, it will say so again.
+            state.repair = ""
+            state.reloaded = False
     elif step.action == "roll_back":
         state.failed_starts = 0
         state.good_release = ""

@@ -40,7 +40,9 @@ class Look:
     """The eyes of one life of the engine."""
 
     def __init__(self, config: Config, engine: Engine, process: EngineProcess, card: bool) -> None:
-        self._config, self._engine, self._process = config, engine, process
+        # Another one when the settings are read again.
+        self.config = config
+        self._engine, self._process = engine, process
         self._proc = Proc()
         self._cgroup = Cgroup(self._proc, os.getpid())
         # In a cgroup of somebody else (a terminal, a test) only the engine's own processes count.
@@ -73,12 +75,12 @@ class Look:
 
     def ask(self, now: float) -> None:
         """Send the next request, when its time has come and none is on its way."""
-        wait = self._config.health_interval if self.ready else READINESS_INTERVAL
+        wait = self.config.health_interval if self.ready else READINESS_INTERVAL
         if self._http.outstanding or now - self._asked < wait:
             return
         self._asked = now
         self._count += 1
-        self._http.ask(self._path(), self._config.health_timeout)
+        self._http.ask(self._path(), self.config.health_timeout)
 
     def _path(self) -> str:
         """What to ask for: readiness, then what tells the most."""
@@ -167,7 +169,7 @@ class Look:
         result = self._query.poll(now)
         if result is not None:
             self.gpu = result
-        interval = self._config.health_interval if self.failing else self._config.gpu_interval
+        interval = self.config.health_interval if self.failing else self.config.gpu_interval
         if now - self._gpu_asked >= interval and self._query.start(now):
             self._gpu_asked = now
 

@@ -55,6 +55,11 @@ def _fields(data: bytes | None) -> dict[bytes, int]:
     return found
 
 
+def _files(fields: dict[bytes, int], prefix: bytes) -> int:
+    """Bytes of the page cache: what lies in memory only, as in /dev/shm, is on other lists."""
+    return fields.get(prefix + b"inactive_file", 0) + fields.get(prefix + b"active_file", 0)
+
+
 class Proc:
     """/proc below a root."""
 
@@ -198,15 +203,15 @@ class Cgroup:
         return None
 
     def memory(self) -> int | None:
-        """Bytes in use, without the part of the page cache that the kernel can drop at once."""
+        """Bytes in use, without the page cache, which the kernel can read again: a mapped model is no leak."""
         if self._v2:
             used = _number(_read(f"{self._v2}/memory.current"))
             if used is not None:
-                return max(0, used - _fields(_read(f"{self._v2}/memory.stat")).get(b"inactive_file", 0))
+                return max(0, used - _files(_fields(_read(f"{self._v2}/memory.stat")), b""))
         if self._memory:
             used = _number(_read(f"{self._memory}/memory.usage_in_bytes"))
             if used is not None:
-                return max(0, used - _fields(_read(f"{self._memory}/memory.stat")).get(b"total_inactive_file", 0))
+                return max(0, used - _files(_fields(_read(f"{self._memory}/memory.stat")), b"total_"))
         return None
 
     def limit(self) -> int | None:

@@ -30,6 +30,8 @@ STARTING_TICK, READY_TICK = 0.25, 1.0
 BLOCKED_SECONDS = 10.0
 # What systemd has once shown to this unit as read-only stays so for it; the next life sees the disks as they are then.
 RENEW_SECONDS = 30.0
+# So long it stays when a file of the role's cannot be read.
+CONFIG_SECONDS = 15.0
 # Grace for an engine that is asked to end: for one that works, and for one that no longer answers.
 GRACE, HUNG_GRACE = 15.0, 3.0
 # An engine that ends by itself with status 0 after this long has been asked to (A1111: every deliberate exit is 0).
@@ -126,7 +128,7 @@ class Supervisor:
     def pause(self, seconds: float) -> None:
         """Wait, but no longer than until something happens; raises StopAsked."""
         self._beat()
-        found = signal.sigtimedwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}, seconds)
+        found = signal.sigtimedwait({signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}, max(0.0, seconds))
         if found is not None and found.si_signo != signal.SIGCHLD:
             raise StopAsked
 
@@ -239,9 +241,15 @@ class Supervisor:
     def _wait_for_blockers(self) -> None:
         """A start that cannot work is not made: an automatic one waits, a person's fails with a sentence."""
         begun, told = time.monotonic(), ""
+        asked = begun
         while True:
             blocker = blockers.find(self.engine)
+            if blocker is not None and self.state.stuck and time.monotonic() - asked >= REFUSED_SECONDS:
+                # The port is that of the last engine: nothing else will ever end this.
+                asked = time.monotonic()
+                self._climb()
             if blocker is None:
+                self.state.stuck = False
                 if told:
                     self.say("nothing is in the way any more")
                 return
@@ -304,7 +312,9 @@ class Supervisor:
                 ladder.demand(self.state, repair)
             look.new_repairs.clear()
             self.state.xid_number = max(self.state.xid_number, look.xid_number)
-            if verdict.action != "none" and self._may_act(verdict, now):
+            if verdict.action == "none":
+                self.pending = verdict
+            elif self._may_act(verdict, now):
                 return verdict
             self._go_round(now)
             idle = self._while_idle(now)
@@ -320,7 +330,10 @@ class Supervisor:
         self.memory = judge.became_ready(self.memory, now)
         notify.ready()
         took = now - self.memory.started
-        if not self.candidate:
+        if self.candidate:
+            ladder.enter_boot(self.state, self.boot_id)
+            ladder.note_ready(self.state, self.proc.boottime())
+        else:
             why = self.state.outage_reason
             waited = ladder.note_ready(self.state, self.proc.boottime())
             if waited is not None and why not in model.PLANNED:
@@ -329,9 +342,7 @@ class Supervisor:
         # What proves itself in a switch has done so; from here on it is watched like any other.
         self.candidate = False
         os.environ.pop("SD_WEBUI_CANDIDATE", None)
-        if not self.state.running:
-            ladder.enter_boot(self.state, self.boot_id)
-            self.state.running = f"{os.getpid()}"
+        self.state.running = f"{os.getpid()}"
         self.save()
         self.say(f"{self.engine.release} answers with profile {self.profiles.active}, {took:.1f} s after its start")
 
@@ -354,6 +365,9 @@ class Supervisor:
         if now - self._round < ROUND_SECONDS:
             return
         seconds, self._round = now - self._round, now
+        if self.ready_at is not None:
+            # Once more: systemd may have taken nothing in that moment, and would then end a start that never ends.
+            notify.ready()
         self._read_config_again()
         self.profiles = profiles.look(self.engine)
         if self.ready_at is not None and self.memory.failures == 0:
@@ -374,6 +388,8 @@ class Supervisor:
             self._config_mtime = mtime
             with contextlib.suppress(ConfigError):
                 self.config = load_config()
+                if self.look is not None:
+                    self.look.config = self.config
                 self.say("has read its settings again")
 
     def _while_idle(self, now: float) -> Verdict | None:
@@ -520,9 +536,13 @@ class Supervisor:
             grace = GRACE if planned or verdict.action == "when_idle" else HUNG_GRACE
             grace = 0.0 if verdict.reason == model.STOPPED else grace
             if not self.process.end(grace, self._beat):
+                self.state.stuck = not self.candidate
                 self.say("it cannot even be killed: it hangs in the kernel; only a restart of the host may end it")
         self.state.running = ""
         self.save()
+        if signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, 0) is not None:
+            # Somebody stops the service while it ends.
+            return self._stop()
         self.facts.write("waiting", f"{verdict.said}; it is started again")
         return EXIT_FINE if planned else EXIT_FAULT
 
@@ -628,5 +648,8 @@ def main() -> int:
         supervisor = Supervisor()
     except ConfigError as error:
         _print(f"error: {error}", 2)
+        if os.environ.get("SD_WEBUI_CANDIDATE") != "yes":
+            # systemd starts it again after a second, for ever, and only a playbook changes such a file.
+            signal.sigtimedwait({signal.SIGTERM, signal.SIGINT}, CONFIG_SECONDS)
         return EXIT_CONFIG
     return supervisor.run()
