@@ -235,7 +235,7 @@ class Host:
 
     def events(self) -> list[dict[str, Any]]:
         folder = self.root / "var/lib/sd-watchdog/outbox"
-        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.iterdir())]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_an_engine_that_hangs_and_does_nothing(host: Host) -> None:
     host.until(state="unhealthy")
     assert host.end() == 1
     assert host.state["reason"] == "hung" and is_gone(engine)
-    assert "health requests in a row had no answer (no answer within 0.5 s)" in host.state["said"]
+    assert "health requests in a row had no answer" in host.state["said"]
     assert any(line.startswith("process state S") for line in host.state["history"][-1]["evidence"])
 
 
@@ -475,6 +475,7 @@ def test_a_killed_supervisor_is_found_out(host: Host) -> None:
     host.process.kill()
     host.process.wait()
     host.start()
+    host.until(state="ready")
     assert host.state["restarts_total"] == {"supervisor": 1}
     assert "supervisor" in host.events()[0]["key"]
 
