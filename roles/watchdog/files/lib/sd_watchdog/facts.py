@@ -15,8 +15,8 @@ from sd_watchdog import ladder, paths, report, store
 if TYPE_CHECKING:
     from sd_watchdog.supervisor import Supervisor
 
-# Written so often while nothing changes.
-WRITE_SECONDS = 5.0
+# Written so often while nothing changes, and so often while only the words do.
+WRITE_SECONDS, WORDS_SECONDS = 5.0, 1.0
 
 
 class Facts:
@@ -24,7 +24,7 @@ class Facts:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._state = ""
+        self._state = self._said = ""
         self._since = time.time()
         self._written = -1e9
         self._maintenance: dict[str, Any] | None = None
@@ -51,11 +51,12 @@ class Facts:
     def write(self, state: str, said: str, now: float | None = None) -> None:
         """Tell it, at once when it is something new; not to be able to is no reason to end."""
         now = time.monotonic() if now is None else now
-        if state == self._state and now - self._written < WRITE_SECONDS:
+        pause = WRITE_SECONDS if said == self._said else WORDS_SECONDS
+        if state == self._state and now - self._written < pause:
             return
         if state != self._state:
             self._since = time.time()
-        self._state, self._written = state, now
+        self._state, self._said, self._written = state, said, now
         facts = self._collect(state, said, now)
         for path, text in ((paths.STATUS, report.render_status(facts)), (paths.METRICS, report.render_metrics(facts))):
             with contextlib.suppress(OSError):
