@@ -614,14 +614,17 @@ def test_another_folder_in_place_of_the_outbox_is_left_alone(host: Host) -> None
     assert process.returncode == 0
 
 
-def test_what_cannot_be_removed_is_said_once_and_stops_nobody(host: Host, web: Web) -> None:
-    (host.outbox / "folder").mkdir()
-    (host.outbox / "folder/file").touch()
+@pytest.mark.parametrize("name", ["folder", "folder.json"])
+def test_what_cannot_be_removed_is_said_once_and_stops_nobody(host: Host, web: Web, name: str) -> None:
+    (host.outbox / name).mkdir()
+    (host.outbox / name / "file").touch()
     host.set(ntfy={"url": f"{web.address}/{TOPIC}"})
     with host.start() as process:
         host.post()
         until(lambda: web.got)
         time.sleep(0.3)
+        # It stays for it: its path unit would start it again and again.
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=30)[0]
     assert said.count("remove it by hand") == 1

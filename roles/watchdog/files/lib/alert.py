@@ -148,7 +148,9 @@ class Alerts:
             return
         except (untrusted.Refused, ValueError) as error:
             self.once(f"{paths.OUTBOX}/{name} is no alert ({error}); it is removed.")
-            self.remove(name)
+            if not self.remove(name):
+                # Ended, this would be started again at once because of it.
+                self.foreign[name] = boottime()
             return
         now = boottime()
         known = self.known.get(name)
