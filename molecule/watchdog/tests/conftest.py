@@ -42,14 +42,15 @@ ROWS = {
         "sigstop",
         "blocked_loop",
         "hung_job",
-        "cuda_error",
-        "cuda_out_of_memory",
         "memory_hog",
         "spin",
         "reset",
     ),
     "sd-watchdog-card": (
         "begin_card",
+        # On the processor, words about a card are just words.
+        "cuda_error",
+        "cuda_out_of_memory",
         "profile_switch",
         "queue_of_sixty",
         "maintenance",

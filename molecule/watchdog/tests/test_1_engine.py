@@ -54,8 +54,8 @@ def test_is_back_in_time(chaos: Any, host: str, name: str) -> None:
         (STAND_IN, "sigstop", "stopped", "state T"),
         (STAND_IN, "blocked_loop", "hung", "health requests in a row"),
         (STAND_IN, "hung_job", "stalled_job", "step 2 of 10"),
-        (STAND_IN, "cuda_error", "cuda_error", "only a new process clears"),
-        (STAND_IN, "cuda_out_of_memory", "cuda_oom", "3 jobs"),
+        (CARD, "cuda_error", "cuda_error", "only a new process clears"),
+        (CARD, "cuda_out_of_memory", "cuda_oom", "3 jobs"),
         (STAND_IN, "memory_hog", "oom", "lack of memory"),
     ],
 )
@@ -77,13 +77,13 @@ def test_a_hung_job_ends_after_the_configured_time(chaos: Any) -> None:
 
 
 def test_a_poisoned_server_is_started_anew_at_once_when_it_is_idle(chaos: Any) -> None:
-    found = chaos(STAND_IN, "cuda_error")
+    found = chaos(CARD, "cuda_error")
     assert found["detected"] < 10 and found["jobs"] == {"asked": 1, "lost": 1}
     assert found["picture"]
 
 
 def test_two_pictures_that_are_too_large_are_the_users_affair(chaos: Any) -> None:
-    found = chaos(STAND_IN, "cuda_out_of_memory")
+    found = chaos(CARD, "cuda_out_of_memory")
     assert found["same"] and found["detected"] < 10
     assert found["picture"]
 

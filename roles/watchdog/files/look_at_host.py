@@ -66,7 +66,7 @@ def shown(unit: str, *names: str) -> dict[str, str]:
     answer = subprocess.run(
         ["systemctl", "show", f"--property={','.join(names)}", unit], check=False, capture_output=True, text=True
     )
-    return {name: value for name, _, value in (line.partition("=") for line in answer.stdout.splitlines())}
+    return {name: value for name, _sign, value in (line.partition("=") for line in answer.stdout.splitlines())}
 
 
 def main(text: str) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import sys
 
-from chaos import card, engine, guide, host, webui
+from chaos import card, engine, guide, host, patience, webui
 from chaos.fault import FAULTS
 
 # Each of them adds its faults.
-FOUND = (card, engine, guide, host, webui)
+FOUND = (card, engine, guide, host, patience, webui)
 
 
 def main() -> int:

@@ -22,7 +22,14 @@ def begin_card() -> dict[str, Any]:
     """The inventory wishes a profile of the card; the kernel's log begins, and somebody takes the alerts."""
     Path("/opt/chaos/kernel.log").touch()
     Path("/etc/sd-webui/profile").write_text("gpu_lowvram\n", encoding="utf-8")
-    command = ["systemd-run", "--quiet", "--unit=alert-sink", "/usr/bin/python3", "/opt/chaos/alert_sink.py"]
+    command = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        "--unit=alert-sink",
+        "/usr/bin/python3",
+        "/opt/chaos/alert_sink.py",
+    ]
     observe.run(*command)
     return {**begin(), "command_line": observe.command_line(observe.engine())}
 
@@ -55,7 +62,13 @@ def queue_of_sixty() -> dict[str, Any]:
         observe.run("python3", "-c", "print(1)")
         if number == 4:
             observe.run(
-                "systemd-run", "--quiet", "--unit=bpytop", "/usr/bin/python3", "-c", "import time; time.sleep(60)"
+                "systemd-run",
+                "--quiet",
+                "--collect",
+                "--unit=bpytop",
+                "/usr/bin/python3",
+                "-c",
+                "import time; time.sleep(60)",
             )
         if number == 12:
             observe.run("systemctl", "stop", "bpytop")

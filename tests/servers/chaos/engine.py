@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from chaos import observe
+from chaos import cost, observe
 from chaos.fault import Jobs, Observed, difference, fault, picture, settle, until
 
 
@@ -112,6 +112,13 @@ def after_reboot() -> dict[str, Any]:
     until(lambda: observe.status().get("state") == "ready", 90)
     uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
     return {"status": observe.status(), "uptime": uptime, "picture": picture()}
+
+
+@fault
+def idle() -> dict[str, Any]:
+    """What the watchdog costs while nothing happens; tests/bench/watchdog_cost takes a minute for it."""
+    settle()
+    return dict(cost.measure(12))
 
 
 @fault

@@ -27,7 +27,8 @@ def fault(function: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]
 class Jobs:
     """Pictures that are asked for while something happens: how many of them are lost?"""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = LIMIT) -> None:
+        self._seconds = seconds
         self._threads: list[threading.Thread] = []
         self.answers: list[int] = []
 
@@ -41,13 +42,18 @@ class Jobs:
         return self
 
     def _ask(self, body: dict[str, Any]) -> None:
-        self.answers.append(observe.ask(observe.engine_file()["txt2img_path"], body, timeout=LIMIT)[0])
+        self.answers.append(observe.ask(observe.engine_file()["txt2img_path"], body, timeout=self._seconds)[0])
 
     def wait(self) -> Jobs:
         """Until each has had its answer."""
         for thread in self._threads:
-            thread.join(LIMIT)
+            thread.join(self._seconds)
         return self
+
+    @property
+    def done(self) -> bool:
+        """Has each had its answer?"""
+        return len(self.answers) == len(self._threads)
 
     def told(self) -> dict[str, int]:
         """For the report."""

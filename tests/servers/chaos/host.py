@@ -27,7 +27,16 @@ def port_taken() -> dict[str, Any]:
     listen = (
         "import socket,sys,time;s=socket.create_server((sys.argv[1],int(sys.argv[2])),reuse_port=True);time.sleep(600)"
     )
-    squatter = ["systemd-run", "--quiet", "--unit=squatter", "--uid=nobody", "/usr/bin/python3", "-c", listen]
+    squatter = [
+        "systemd-run",
+        "--quiet",
+        "--collect",
+        "--unit=squatter",
+        "--uid=nobody",
+        "/usr/bin/python3",
+        "-c",
+        listen,
+    ]
     observe.run(*squatter, engine["address"], str(engine["port"]))
     time.sleep(0.5)
     seen = Observed()
@@ -55,9 +64,8 @@ def blocked_disk(spoil: Callable[[], None], repair: Callable[[], None], word: st
         untouched = observe.engine() == engine
         seen = Observed()
         os.kill(engine, signal.SIGKILL)
-        until(lambda: word in str(observe.status().get("said")), 20)
-        time.sleep(3)
-        waiting = observe.status()
+        time.sleep(4)
+        waiting = until(lambda: waits_for(word), 20)
         tries = len([line for line in observe.journal(seen.at) if line["message"].startswith("starting ")])
     finally:
         repair()
@@ -71,6 +79,12 @@ def blocked_disk(spoil: Callable[[], None], repair: Callable[[], None], word: st
         "waiting": waiting,
         "tries": tries,
     }
+
+
+def waits_for(word: str) -> dict[str, Any]:
+    """What the supervisor says while a start waits for that."""
+    said = observe.status()
+    return said if said.get("state") == "waiting" and word in str(said.get("said")) else {}
 
 
 @fault

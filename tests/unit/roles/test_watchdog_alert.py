@@ -742,6 +742,7 @@ def test_mail_with_a_login_goes_encrypted(host: Host, mail_servers: list[Mail], 
     [
         ({"server": "127.0.0.1", "port": 9}, "mail: 127.0.0.1 cannot be reached (Connection refused)."),
         ({"to": ["-bs"]}, "mail: watchdog_mail_to holds something that is no address"),
+        ({"to": ["anna\n"]}, "mail: watchdog_mail_to holds something that is no address"),
         ({"to": ["anna@example.org\r\nRCPT"]}, "mail: watchdog_mail_to holds something that is no address"),
         ({"from": "a\nb@example.org"}, "mail: watchdog_mail_from is no address"),
         ({}, "/usr/sbin/sendmail; set watchdog_mail_server, or install a mail server."),
@@ -799,10 +800,10 @@ def test_mail_by_the_hosts_own_program(host: Host) -> None:
     program.parent.mkdir(parents=True)
     program.write_text(f'#!/bin/sh\necho "$@" > {host.root}/words\nexec cat > {host.root}/mail\n', encoding="utf-8")
     program.chmod(0o755)
-    host.set(mail={"to": ["root@localhost"], "from": "closet@localhost", "server": ""})
+    host.set(mail={"to": ["root@localhost", "anna"], "from": "closet@localhost", "server": ""})
     host.post()
     host.run()
-    assert (host.root / "words").read_text(encoding="utf-8") == "-i -f closet@localhost -- root@localhost\n"
+    assert (host.root / "words").read_text(encoding="utf-8") == "-i -f closet@localhost -- root@localhost anna\n"
     assert parts((host.root / "mail").read_bytes())["Subject"] == "closet: The web UI has failed"
     program.write_text("#!/bin/sh\necho no space >&2\nexit 75\n", encoding="utf-8")
     host.post("warning")

@@ -267,7 +267,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The command line; without words it is status."""
     parser = argparse.ArgumentParser(
         prog="sd-watchdog",
-        description=(__doc__ or "").split("\n")[0],
+        description=(__doc__ or "").partition("\n")[0],
         epilog="Exit status of status: 0 the web UI answers, 1 it does not, 3 it was stopped.",
     )
     commands = parser.add_subparsers(metavar="COMMAND")

@@ -33,10 +33,10 @@ def ports(engine: Engine) -> list[int]:
     """The web UI's port, and that of a release which proves itself in a switch."""
     found = [engine.port]
     try:
-        candidate = load_object(CANDIDATE).get("port")
+        candidate: Any = load_object(CANDIDATE).get("port")
     except ConfigError:
         return found
-    return [*found, candidate] if type(candidate) is int else found
+    return [*found, candidate] if untrusted.is_whole(candidate) else found
 
 
 def serve(data: dict[str, Any], config: Config, book: dict[str, Any], proc: Proc) -> None:

@@ -14,6 +14,7 @@ import dataclasses
 import email.utils
 import http.client
 import json
+import re
 import signal
 import smtplib
 import socket
@@ -280,6 +281,9 @@ def send_mail(settings: dict[str, Any], event: Event) -> str:
 
 
 def _is_address(address: str) -> bool:
+    """With a host, or the name of a user of this one."""
+    if re.fullmatch("[a-z_][a-z0-9_-]*", address):
+        return True
     return "@" in address and address.isprintable() and " " not in address and not address.startswith("-")
 
 

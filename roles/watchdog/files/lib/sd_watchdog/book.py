@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from sd_watchdog import paths, reboot, store
+from sd_watchdog import paths, reboot, store, untrusted
 
 _MOST_BYTES = 1 << 20
 
@@ -26,7 +26,7 @@ def load() -> dict[str, Any]:
         "boot_id": part("boot_id", ""),
         "place": part("place", {}),
         "number": part("number", 0),
-        "counts": {str(xid): count for xid, count in part("counts", {}).items() if type(count) is int},
+        "counts": {str(xid): count for xid, count in part("counts", {}).items() if untrusted.is_whole(count)},
         "xids": [entry for entry in part("xids", []) if _is_entry(entry)],
         "reboots": reboot.load(data.get("reboots")),
         "reboots_total": part("reboots_total", 0),
@@ -46,9 +46,11 @@ def is_damaged() -> bool:
 
 def _is_entry(entry: Any) -> bool:
     """Is it an Xid as this module's users have written it?"""
-    kinds = {"number": int, "xid": int, "times": int, "verdict": str, "said": str, "line": str, "card": str}
+    if not isinstance(entry, dict):
+        return False
+    boottime = entry.get("boottime")
     return (
-        isinstance(entry, dict)
-        and all(type(entry.get(name)) is kind for name, kind in kinds.items())
-        and type(entry.get("boottime")) in (int, float)
+        all(untrusted.is_whole(entry.get(name)) for name in ("number", "xid", "times"))
+        and all(isinstance(entry.get(name), str) for name in ("verdict", "said", "line", "card"))
+        and (isinstance(boottime, float) or untrusted.is_whole(boottime))
     )

@@ -92,6 +92,6 @@ def parse(data: dict[str, Any], profiles: Iterable[str], ports: Iterable[int]) -
     profile, port = data.get("profile", ""), data.get("port", 0)
     if (action == PROFILE or "profile" in data) and not (isinstance(profile, str) and profile in tuple(profiles)):
         raise RequestError(f"the request's profile is none of {', '.join(profiles)}")
-    if (action == NAME_PORT_OWNER or "port" in data) and not (type(port) is int and port in tuple(ports)):
+    if (action == NAME_PORT_OWNER or "port" in data) and not (untrusted.is_whole(port) and port in tuple(ports)):
         raise RequestError(f"the request's port is not the web UI's ({', '.join(str(known) for known in ports)})")
     return Request(number, action, profile, reason.strip(), port)

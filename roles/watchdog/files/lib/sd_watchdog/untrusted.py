@@ -18,6 +18,11 @@ class Refused(Exception):
     """Such a file is not read; the message says why."""
 
 
+def is_whole(value: Any) -> bool:
+    """A whole number, and not the true or false that Python takes for one."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def read_object(path: str | os.PathLike[str], dir_fd: int | None = None, most: int = MOST_BYTES) -> dict[str, Any]:
     """The JSON object in a regular file; raises Refused, or FileNotFoundError."""
     # Opening a pipe would wait for its other end.
