@@ -327,4 +327,10 @@ def test_the_history_does_not_grow_for_ever() -> None:
 )
 def test_where_it_stands(profile: str, repair: str, ours: bool, rung: str) -> None:
     state = State(boot_id="b", repair=repair)
-    assert ladder.rung(state, profile=profile, desired="gpu_medvram", override_is_ours=ours) == rung
+    assert ladder.rung(state, CONFIG, profile=profile, desired="gpu_medvram", override_is_ours=ours) == rung
+
+
+def test_a_driver_that_may_not_be_reloaded_leaves_a_restart_of_the_host() -> None:
+    config = dataclasses.replace(CONFIG, driver_reload=False)
+    state = State(boot_id="b", repair="reset")
+    assert ladder.rung(state, config, profile="cpu", desired="gpu_full", override_is_ours=True) == "reboot"

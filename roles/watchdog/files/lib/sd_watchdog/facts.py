@@ -112,6 +112,7 @@ class Facts:
             "next_start_in": max(0.0, one.next_start - now) if one.next_start is not None else None,
             "rung": ladder.rung(
                 one.state,
+                one.config,
                 profile=one.profiles.active,
                 desired=one.profiles.desired,
                 override_is_ours=one.profiles.is_ours,

@@ -13,7 +13,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from sd_watchdog import model
+from sd_watchdog import model, report
 from sd_watchdog.config import Config
 
 # From the profile that asks the most of a card to the one that asks nothing.
@@ -291,20 +291,22 @@ def step_while_idle(
         if config.reboot:
             return Step("reboot", "", "the card needs a restart of the host, and nobody waits for a picture")
     if state.healthy >= config.step_up_seconds:
+        healthy = report.duration(config.step_up_seconds)
         target = higher(profile, desired, profiles)
         if target == desired:
-            return Step("clear_profile", desired, f"{profile} has been healthy for a day")
+            return Step("clear_profile", desired, f"{profile} has been healthy for {healthy}")
         if target:
-            return Step("profile", target, f"{profile} has been healthy for a day; one rung back up")
+            return Step("profile", target, f"{profile} has been healthy for {healthy}; one rung back up")
     return NOTHING
 
 
-def rung(state: State, *, profile: str, desired: str, override_is_ours: bool) -> str:
+def rung(state: State, config: Config, *, profile: str, desired: str, override_is_ours: bool) -> str:
     """On which rung the server stands."""
     if not override_is_ours or profile == desired:
         return "restart"
-    if state.repair == "reboot":
-        return "reboot"
-    if state.repair:
+    if state.repair == "reset" and config.driver_reload:
         return "driver_reload"
+    if state.repair:
+        # Where the driver is not to be touched, a restart of the host resets the card too.
+        return "reboot"
     return "cpu" if profile == "cpu" else "profile"
