@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-# A real engine; faults inside the web UI; the card and its people. The guide's hosts have one fault each.
+# A real engine, its host; faults inside the web UI, of its card and its people. The guide's hosts have one fault each.
 ROWS = {
     "sd-watchdog": (
         "begin",
@@ -27,32 +27,36 @@ ROWS = {
         "supervisor_killed",
         "supervisor_stopped",
         "asked",
-        "read_only",
-        "disk_full",
-        "clock_jump",
         "port_taken",
-        "crash_loop",
         "reboot",
         "candidate",
         "absent",
     ),
-    "sd-watchdog-a1111": (
+    "sd-watchdog-host": (
         "begin",
+        "idle",
+        "read_only",
+        "disk_full",
+        "clock_jump",
+        "crash_loop",
+    ),
+    "sd-watchdog-a1111": (
+        "begin_card",
         "sigkill",
         "sigstop",
         "blocked_loop",
         "hung_job",
+        "cuda_error",
+        "cuda_out_of_memory",
         "memory_hog",
-        "spin",
         "reset",
     ),
     "sd-watchdog-card": (
         "begin_card",
-        # On the processor, words about a card are just words.
-        "cuda_error",
-        "cuda_out_of_memory",
+        "idle",
         "profile_switch",
         "queue_of_sixty",
+        "spin",
         "maintenance",
         "xid_45",
         "ladder",

@@ -21,7 +21,8 @@ AIMS = {
     "supervisor_killed": {"ready": 30},
     "supervisor_stopped": {"ready": 30},
 }
-REAL, STAND_IN, CARD = "sd-watchdog", "sd-watchdog-a1111", "sd-watchdog-card"
+REAL, HOST, STAND_IN, CARD = "sd-watchdog", "sd-watchdog-host", "sd-watchdog-a1111", "sd-watchdog-card"
+COST = {"cpu_percent": 1, "root_cpu_percent": 1, "peak": 30}
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,8 @@ def test_is_back_in_time(chaos: Any, host: str, name: str) -> None:
         (STAND_IN, "sigstop", "stopped", "state T"),
         (STAND_IN, "blocked_loop", "hung", "health requests in a row"),
         (STAND_IN, "hung_job", "stalled_job", "step 2 of 10"),
-        (CARD, "cuda_error", "cuda_error", "only a new process clears"),
-        (CARD, "cuda_out_of_memory", "cuda_oom", "3 jobs"),
+        (STAND_IN, "cuda_error", "cuda_error", "only a new process clears"),
+        (STAND_IN, "cuda_out_of_memory", "cuda_oom", "3 jobs"),
         (STAND_IN, "memory_hog", "oom", "lack of memory"),
     ],
 )
@@ -77,13 +78,13 @@ def test_a_hung_job_ends_after_the_configured_time(chaos: Any) -> None:
 
 
 def test_a_poisoned_server_is_started_anew_at_once_when_it_is_idle(chaos: Any) -> None:
-    found = chaos(CARD, "cuda_error")
+    found = chaos(STAND_IN, "cuda_error")
     assert found["detected"] < 10 and found["jobs"] == {"asked": 1, "lost": 1}
     assert found["picture"]
 
 
 def test_two_pictures_that_are_too_large_are_the_users_affair(chaos: Any) -> None:
-    found = chaos(CARD, "cuda_out_of_memory")
+    found = chaos(STAND_IN, "cuda_out_of_memory")
     assert found["same"] and found["detected"] < 10
     assert found["picture"]
 
@@ -96,7 +97,7 @@ def test_the_supervisor_outlives_a_memory_hog(chaos: Any) -> None:
 
 def test_crashes_at_start_are_few(chaos: Any) -> None:
     """A minute of the real clock; ten minutes of a made-up one: tests/unit/roles/test_watchdog_ladder.py."""
-    found = chaos(REAL, "crash_loop")
+    found = chaos(HOST, "crash_loop")
     assert 4 <= len(found["at"]) <= 6, found["at"]
     pauses = [round(after - before) for before, after in zip(found["at"], found["at"][1:])]
     assert all(wait <= pause <= wait + 4 for wait, pause in zip((2, 4, 8, 16, 32), pauses)), pauses
@@ -107,8 +108,8 @@ def test_crashes_at_start_are_few(chaos: Any) -> None:
 
 
 def test_a_server_that_computes_is_not_dead(chaos: Any) -> None:
-    """Nobody is answered for half a minute: busy."""
-    found = chaos(STAND_IN, "spin")
+    """Nobody is answered for 25 seconds: busy."""
+    found = chaos(CARD, "spin")
     assert found["failed"] >= 5
     assert found["same"] and found["answered"] and found["counted"] == {}
     assert "works on" in found["unhealthy"]["said"]
@@ -118,3 +119,11 @@ def test_what_a_person_does_is_respected(chaos: Any) -> None:
     found = chaos(REAL, "asked")
     assert found["stopped"] == ["inactive", 0]
     assert found["counted"] == {} and found["picture"]
+
+
+@pytest.mark.parametrize("host", [HOST, CARD])
+def test_costs_next_to_nothing(chaos: Any, host: str) -> None:
+    """Per cent of a core and MB; tests/bench/watchdog_cost takes a minute for it."""
+    found = chaos(host, "idle")
+    for what, aim in COST.items():
+        assert found[what] < SLACK * aim, f"{what}: {found[what]}, the aim is {aim}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-REAL = "sd-watchdog"
+REAL, HOST = "sd-watchdog", "sd-watchdog-host"
 
 
 def test_a_taken_port_is_named(chaos: Any) -> None:
@@ -24,7 +24,7 @@ def test_a_taken_port_is_named(chaos: Any) -> None:
 @pytest.mark.parametrize("name", ["read_only", "disk_full"])
 def test_a_disk_that_is_no_use(chaos: Any, name: str) -> None:
     """A server that runs is left alone; a start waits for the disk, and then works by itself."""
-    found = chaos(REAL, name)
+    found = chaos(HOST, name)
     assert found["warned"] and found["untouched"]
     assert found["waiting"], "it does not say what it waits for"
     assert found["tries"] == 0
@@ -33,7 +33,7 @@ def test_a_disk_that_is_no_use(chaos: Any, name: str) -> None:
 
 def test_the_clock_may_jump(chaos: Any) -> None:
     """A year ahead, a year back: nobody is killed for it, and a real fault is answered as ever."""
-    found = chaos(REAL, "clock_jump")
+    found = chaos(HOST, "clock_jump")
     assert found["jumped"], "the clock of the supervisor did not move: this shows nothing"
     assert found["same"] and set(found["states"]) == {"ready"}
     assert found["ready"] is not None and found["restarted"] < 3 * 3

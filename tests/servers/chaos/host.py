@@ -141,7 +141,7 @@ def clock_jump() -> dict[str, Any]:
         pids, before, states = (observe.engine(), observe.supervisor()), observe.restarts(), []
         for jump in ("+365d", "-365d", "+0"):
             set_clock(clock, jump)
-            time.sleep(5)
+            time.sleep(4)
             states.append(observe.status().get("state"))
         same, counted = (observe.engine(), observe.supervisor()) == pids, difference(before)
         set_clock(clock, "+365d")

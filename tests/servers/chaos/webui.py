@@ -73,11 +73,11 @@ def memory_hog() -> dict[str, Any]:
 
 @fault
 def spin() -> dict[str, Any]:
-    """Nobody is answered for half a minute, but it computes: busy, not dead."""
+    """Nobody is answered for 25 seconds, but it computes: busy, not dead."""
     settle()
     before, engine, failed = observe.restarts(), observe.engine(), 0
-    write_fault(spin_seconds=35)
-    until_time = time.monotonic() + 33
+    write_fault(spin_seconds=25)
+    until_time = time.monotonic() + 24
     while time.monotonic() < until_time:
         failed += observe.ask(observe.engine_file()["health_path"], timeout=2)[0] != 200
         time.sleep(0.5)
