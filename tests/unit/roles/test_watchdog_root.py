@@ -382,11 +382,14 @@ def test_a_race_for_the_name(host: Host) -> None:
                 lambda: os.mkfifo(other),
                 lambda: other.write_text(json.dumps({"id": ID, "action": "profile", "profile": "cpu"})),
             ):
+                # A name put in the place of another one of the same file stays where it was.
+                other.unlink(missing_ok=True)
                 make()
                 os.replace(other, host.request)
                 for name in os.listdir(host.run):
                     if name.startswith(".request"):
                         # The name that was just taken, too.
+                        other.unlink(missing_ok=True)
                         make()
                         os.replace(other, host.run / name)
 
