@@ -102,10 +102,16 @@ def table(chaos: Any) -> str:
         cells.append(lost(found.get("jobs")))
         cells.append(by_the_guide(known(chaos, guide, GUIDE[guide])) if guide else "not tried")
         lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Cron looks once a minute: what the guide's script notices, it notices after 0 to 60 s; watched for 150 s.",
+    ]
     lines += ["", "| No fault | Engine | Restarts by the watchdog | Jobs lost |", "|---|---|---|---|"]
     for words, host, name in NO_FAULT:
         found = known(chaos, host, name)
         lines.append(f"| {words} | {ENGINES[host]} | {sum(found['counted'].values())} | {lost(found.get('jobs'))} |")
+    starts = known(chaos, HOST, "crash_loop").get("at")
+    lines += ["", f"The engine ends at once at each start: starts after {starts} seconds in the first minute."]
     lines += ["", "| Idle | Supervisor | Root part | Memory, at most |", "|---|---|---|---|"]
     for host in (HOST, CARD):
         found = known(chaos, host, "idle")
