@@ -6,32 +6,29 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
-from testinfra.utils.ansible_runner import AnsibleRunner
-
-testinfra_hosts = ["local://"]
+import pytest
 
 
-def told(host: str, name: str) -> dict[str, Any]:
+def told(host: Any, name: str) -> dict[str, Any]:
     """What the host says about it (tests/servers/chaos)."""
-    runner = AnsibleRunner(os.environ["MOLECULE_INVENTORY_FILE"])
-    text = runner.get_host(host, sudo=True).check_output(f"cd /opt && python3 -B -m chaos {name}")
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(host.check_output(f"cd /opt && python3 -B -m chaos {name}"))
     print(json.dumps(found, indent=1))
     return found
 
 
-def test_a_start_of_220_seconds() -> None:
-    found = told("sd-long-start", "slow_start")
+@pytest.mark.testinfra_hosts("sd-long-start")
+def test_a_start_of_220_seconds(host: Any) -> None:
+    found = told(host, "slow_start")
     assert 220 <= found["ready"] <= 300
     assert found["engines"] == 1 and found["counted"] == {}
     assert set(found["states"]) == {"starting"} and found["picture"]
 
 
-def test_a_picture_of_twelve_minutes() -> None:
-    found = told("sd-long-job", "long_job")
+@pytest.mark.testinfra_hosts("sd-long-job")
+def test_a_picture_of_twelve_minutes(host: Any) -> None:
+    found = told(host, "long_job")
     assert found["seconds"] >= 720
     assert found["jobs"] == {"asked": 1, "lost": 0}
     assert found["engines"] == 1 and found["counted"] == {}
