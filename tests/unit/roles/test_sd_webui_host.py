@@ -224,6 +224,11 @@ def test_launch_takes_the_candidate(root: Path) -> None:
         ({"profile": "gpu_gone", "expires": None}, "cpu"),
         ({"expires": None}, "cpu"),
         ({"profile": "gpu_full", "expires": "soon"}, "cpu"),
+        # One that lies over another: it counts for its time, then the lower one.
+        ({"profile": "cpu", "expires": None, "over": {"profile": "gpu_full"}}, "cpu"),
+        ({"profile": "cpu", "expires": 1, "over": {"profile": "gpu_full", "expires": None}}, "gpu_full"),
+        ({"profile": "gpu_full", "expires": 1, "over": {"profile": "gpu_full", "expires": 2}}, "cpu"),
+        ({"profile": "gpu_full", "expires": 1, "over": ["gpu_full"]}, "cpu"),
     ],
 )
 def test_active_profile(root: Path, data: dict[str, Any], profile: str) -> None:
@@ -482,6 +487,38 @@ def test_sd_profile_keeps_reason_and_end(root: Path) -> None:
     assert written["schema"] == 1 and 7000 < written["expires"] - time.time() <= 7200
     cleared = run(root, "sd_profile", "clear")
     assert cleared.returncode == 0 and "override" not in cleared.stdout
+
+
+def test_sd_profile_of_a_program_lies_over_a_persons(root: Path) -> None:
+    """What a person has chosen is in force again when the program takes its own away, or its time is over."""
+    path = root / "var/lib/sd-webui/profile-override.json"
+
+    def profile(*arguments: str) -> str:
+        done = run(root, "sd_profile", *arguments, "--no-restart")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    profile("gpu_full", "--reason", "by hand")
+    chosen = json.loads(path.read_text(encoding="utf-8"))
+    assert "active:   cpu" in profile("cpu", "--by", "watchdog", "--for", "6h")
+    # Again, as one rung after the other.
+    profile("cpu", "--by", "watchdog", "--for", "12h")
+    assert json.loads(path.read_text(encoding="utf-8"))["over"] == chosen
+    assert "not from other, so it stays" in profile("clear", "--by", "other")
+    assert "active:   gpu_full" in profile("clear", "--by", "watchdog")
+    assert json.loads(path.read_text(encoding="utf-8")) == chosen
+
+    profile("cpu", "--by", "watchdog", "--for", "6h")
+    lying = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**lying, "expires": 1}), encoding="utf-8")
+    assert "by hand" in profile("status")
+    profile("expire")
+    assert json.loads(path.read_text(encoding="utf-8")) == chosen
+
+    # A person's word ends all of it.
+    profile("cpu", "--by", "watchdog", "--for", "6h")
+    profile("clear")
+    assert not path.exists()
 
 
 def test_sd_profile_switches_in_one_restart(root: Path, tmp_path: Path) -> None:

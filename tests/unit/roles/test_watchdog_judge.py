@@ -111,6 +111,17 @@ def test_loading_a_checkpoint_of_seven_gigabytes() -> None:
     assert end(view, 600) is None
 
 
+def test_an_idle_server_that_comes_back_from_the_swap() -> None:
+    """No answer, no processor time, hardly a byte by read(): only its pages come, one by one."""
+
+    def view(now: float) -> dict[str, Any]:
+        swaps = 100 <= now < 400
+        return {"healthy": not swaps, "cores": 0.03, "fault_rate": 90.0 if swaps else 0.0}
+
+    assert end(view, 600) is None
+    assert end(always(healthy=False, cores=0.03, fault_rate=0.2), 600) is not None
+
+
 def test_an_idle_server_for_a_day() -> None:
     assert end(always(activity=NOBODY, memory=4000 * MIB, memory_limit=7000 * MIB), 86400) is None
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import pathlib
 import pwd
+import resource
 import signal
 import socket
 import subprocess
@@ -101,11 +102,18 @@ def test_memory_and_what_has_been_read() -> None:
     assert REAL.read_bytes(os.getpid()) - before >= pathlib.Path(__file__).stat().st_size
 
 
+def test_pages_that_it_waited_for(tmp_path: pathlib.Path) -> None:
+    assert write(tmp_path, **{"200__stat": "200 (x) S 1 2 3 4 5 6 70 80 90 100 11 12\n"}).major_faults(200) == 90
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    found = REAL.major_faults(os.getpid())
+    assert before <= found <= resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+
+
 def test_a_process_that_is_gone() -> None:
     with process("true") as pid:
         pass
     assert (REAL.state(pid), REAL.cpu_seconds(pid), REAL.rss(pid), REAL.read_bytes(pid)) == (None, 0, 0, 0)
-    assert REAL.descendants(pid) == []
+    assert REAL.major_faults(pid) == 0 and REAL.descendants(pid) == []
 
 
 def test_children_and_their_children() -> None:

@@ -186,6 +186,12 @@ def test_a_profile_with_the_real_command(host: Host) -> None:
     assert (laid["profile"], laid["reason"], laid["set_by"]) == ("cpu", "--help", "watchdog")
     assert abs(laid["expires"] - time.time() - 604800) < 60
     assert host.ask("clear_profile")["ok"] and not override.exists()
+    # A person's own waits below it.
+    override.write_text('{"profile": "gpu_full", "set_by": "sd-profile"}', encoding="utf-8")
+    assert host.ask("profile", profile="cpu", reason="")["ok"]
+    assert json.loads(override.read_text(encoding="utf-8"))["profile"] == "cpu"
+    assert host.ask("clear_profile")["ok"]
+    assert json.loads(override.read_text(encoding="utf-8")) == {"profile": "gpu_full", "set_by": "sd-profile"}
     # Nobody has restarted anything.
     assert host.told() == []
 
@@ -198,7 +204,7 @@ def test_a_persons_profile_is_not_cleared(host: Host) -> None:
     assert not answer["ok"] and "was set by sd-profile, not by the watchdog" in answer["said"]
     assert host.told() == []
     override.write_text("damaged", encoding="utf-8")
-    assert host.ask("clear_profile")["ok"] and host.told() == ["sd-profile", "clear", "--no-restart"]
+    assert host.ask("clear_profile")["ok"] and host.told() == ["sd-profile", "clear", "--no-restart", "--by=watchdog"]
 
 
 def test_roll_back(host: Host) -> None:

@@ -9,7 +9,6 @@ The playbook's profile stays the desired one; this command lays an override with
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime
 import json
 import os
@@ -23,6 +22,8 @@ import drain
 import settings
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
+# Who asks when no program says its name.
+PERSON = "sd-profile"
 
 
 def duration(text: str) -> float:
@@ -79,14 +80,49 @@ def status(release: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_override(profile: str, reason: str, seconds: float | None, set_by: str = "sd-profile") -> None:
-    """Lay an override over the desired profile; whole or not at all."""
-    expires = None if seconds is None else time.time() + seconds
-    data = {"schema": 1, "profile": profile, "reason": reason, "expires": expires, "set_by": set_by}
+def lying() -> dict[str, Any]:
+    """The override as its file has it, in force or not; empty when there is none or it is damaged."""
+    try:
+        return settings.read_json(settings.OVERRIDE)
+    except settings.SettingsError:
+        return {}
+
+
+def is_in_force(data: Any) -> bool:
+    """Has this override a profile, and has it not expired?"""
+    if not isinstance(data, dict) or "profile" not in data:
+        return False
+    expires = data.get("expires")
+    return expires is None or (isinstance(expires, (int, float)) and expires > time.time())
+
+
+def write(data: dict[str, Any]) -> None:
+    """Have this override; whole or not at all."""
     part = settings.OVERRIDE.with_suffix(".part")
     part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
     part.chmod(0o644)
     part.replace(settings.OVERRIDE)
+
+
+def write_override(profile: str, reason: str, seconds: float | None, set_by: str = PERSON) -> None:
+    """Lay an override over the desired profile. What a person has chosen waits below another program's."""
+    expires = None if seconds is None else time.time() + seconds
+    data = {"schema": 1, "profile": profile, "reason": reason, "expires": expires, "set_by": set_by}
+    below = lying()
+    if below.get("set_by") == set_by:
+        below = below.get("over") or {}
+    if set_by != PERSON and is_in_force(below):
+        data["over"] = {name: value for name, value in below.items() if name != "over"}
+    write(data)
+
+
+def lift() -> None:
+    """Take the upper override away; what it lay over is in force again."""
+    below = lying().get("over")
+    if is_in_force(below):
+        write(below)
+    else:
+        settings.OVERRIDE.unlink(missing_ok=True)
 
 
 def wait(drain_seconds: float) -> None:
@@ -112,12 +148,10 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
     """Do what the command line asks for; restart the server if that changed the active profile and is not unwanted."""
     before = settings.active_profile(release["profiles"])
     if arguments.action == "expire":
-        if settings.load_override() is not None or not settings.OVERRIDE.exists():
+        if is_in_force(lying()) or not settings.OVERRIDE.exists():
             return 0
-        former_profile = ""
-        with contextlib.suppress(settings.SettingsError):
-            former_profile = str(settings.read_json(settings.OVERRIDE).get("profile"))
-        settings.OVERRIDE.unlink()
+        former_profile = str(lying().get("profile"))
+        lift()
         if not arguments.restart:
             return 0
         # The override no longer counts since it expired, but the server still runs with it.
@@ -129,13 +163,21 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
             restart()
         return result
     former = settings.OVERRIDE.read_bytes() if settings.OVERRIDE.exists() else None
-    wanted = settings.desired_profile() if arguments.action == "clear" else arguments.action
+    wanted = arguments.action
+    if arguments.action == "clear":
+        # A damaged one is nobody's.
+        if arguments.by not in (PERSON, lying().get("set_by", arguments.by)):
+            print(f"The override is not from {arguments.by}, so it stays.")
+            return 0
+        below = lying().get("over") if arguments.by != PERSON else None
+        wanted = str(below["profile"]) if is_in_force(below) else settings.desired_profile()
     if wanted != before and arguments.restart:
         # Before the override is written: whoever gives up waiting has changed nothing.
         wait(arguments.drain)
-    if arguments.action == "clear":
-        with contextlib.suppress(FileNotFoundError):
-            settings.OVERRIDE.unlink()
+    if arguments.action == "clear" and arguments.by != PERSON:
+        lift()
+    elif arguments.action == "clear":
+        settings.OVERRIDE.unlink(missing_ok=True)
     else:
         write_override(arguments.action, arguments.reason, arguments.duration, arguments.by)
     after = settings.active_profile(release["profiles"])
@@ -162,7 +204,7 @@ def main() -> int:
     )
     parser.add_argument("--for", dest="duration", type=duration, help="switch back after, for example, 90m, 6h or 2d")
     parser.add_argument("--reason", default="", help="said by sd-profile status")
-    parser.add_argument("--by", type=writer, default="sd-profile", help="who asks for it; said by sd-profile status")
+    parser.add_argument("--by", type=writer, default=PERSON, help="the program that asks for it; its clear takes only its own away")
     parser.add_argument(
         "--no-restart",
         dest="restart",

@@ -71,22 +71,35 @@ class Override:
     expires: float | None
     set_by: str
 
+    def is_over(self, now: float) -> bool:
+        """Has it expired?"""
+        return self.expires is not None and self.expires <= now
+
+
+def _override(data: Any) -> Override:
+    """One override as the file has it; raises KeyError, TypeError or ValueError."""
+    return Override(
+        str(data["profile"]),
+        str(data.get("reason", "")),
+        None if data.get("expires") is None else float(data["expires"]),
+        str(data.get("set_by", "")),
+    )
+
 
 def load_override(now: float | None = None) -> Override | None:
-    """The override in force, or None. A damaged or expired one counts as none: the server must start."""
+    """The override in force, or None. A damaged or expired one counts as none: the server must start.
+
+    Where another hand's override lies `over` one that is still good, that one is in force again once the upper ends.
+    """
+    now = time.time() if now is None else now
     try:
         data = read_json(OVERRIDE)
-        override = Override(
-            str(data["profile"]),
-            str(data.get("reason", "")),
-            None if data.get("expires") is None else float(data["expires"]),
-            str(data.get("set_by", "")),
-        )
-    except (SettingsError, KeyError, TypeError, ValueError):
+        override = _override(data)
+        if override.is_over(now) and data.get("over") is not None:
+            override = _override(data["over"])
+    except (SettingsError, AttributeError, KeyError, TypeError, ValueError):
         return None
-    if override.expires is not None and override.expires <= (time.time() if now is None else now):
-        return None
-    return override
+    return None if override.is_over(now) else override
 
 
 def desired_profile() -> str:

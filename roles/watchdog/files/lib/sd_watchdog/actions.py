@@ -88,7 +88,9 @@ class Actions:
             by = untrusted.clean(override.get("set_by"), 40) or "somebody else"
             return Answer(False, f"the profile was set by {by}, not by the watchdog; sd-profile clear ends that")
         return self._command(
-            self._engine.profile_command, ["clear", "--no-restart"], "the desired profile is in force again"
+            self._engine.profile_command,
+            ["clear", "--no-restart", f"--by={_BY}"],
+            "the watchdog's profile is taken away",
         )
 
     def _is_maintained(self) -> bool:

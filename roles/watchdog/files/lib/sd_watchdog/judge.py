@@ -19,6 +19,9 @@ from sd_watchdog.model import FINE, Seen, Verdict
 
 # Reading a checkpoint keeps a disk busy and no core; answering health requests reads a thousandth of this.
 WORKING_READ_RATE = 256 * 1024
+# An idle server whose memory was swapped out waits for its pages one by one: an old disk brings some hundred a second,
+# and a hung program asks for none.
+WORKING_FAULT_RATE = 5.0
 # What the card does is not known: that counts as nothing only after so many times the usual patience.
 UNKNOWN_CARD_PATIENCE = 4
 # One failure prints its error several times in a row.
@@ -71,8 +74,10 @@ def became_ready(memory: Memory, now: float) -> Memory:
 
 
 def works(seen: Seen, config: Config) -> bool:
-    """Does it compute or read? What cannot be known about the processor counts as work: nothing is ended on a guess."""
-    if seen.cores is None or seen.cores >= config.idle_cores or seen.read_rate >= WORKING_READ_RATE:
+    """Does it compute, read or swap? What cannot be known about the processor counts as work: nothing is ended on a guess."""
+    if seen.cores is None or seen.cores >= config.idle_cores:
+        return True
+    if seen.read_rate >= WORKING_READ_RATE or seen.fault_rate >= WORKING_FAULT_RATE:
         return True
     return seen.gpu_percent is not None and seen.gpu_percent >= config.idle_gpu_percent
 

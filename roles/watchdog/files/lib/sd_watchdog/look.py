@@ -50,7 +50,7 @@ class Look:
         self._http = HttpProbe(engine.address, engine.port, login(), os.getuid(), self._proc)
         self._query = GpuQuery([config.nvidia_smi], config.gpu_deadline) if card and config.gpu else None
         self._machine_memory = self._proc.meminfo().get("total")
-        self._samples: collections.deque[tuple[float, float, int]] = collections.deque()
+        self._samples: collections.deque[tuple[float, float, int, int]] = collections.deque()
         self._asked = -1e9
         self._count = 0
         self._gpu_asked = -1e9
@@ -107,7 +107,7 @@ class Look:
         """All that is known now."""
         healthy, said, activity = self._health()
         kinds = self._new_kinds(now)
-        cores, rate = self._sample(now)
+        cores, read_rate, fault_rate = self._sample(now)
         self._ask_card(now)
         self.cores = cores
         self.memory, self.memory_limit = self._cgroup_memory()
@@ -117,7 +117,8 @@ class Look:
             healthy=healthy,
             health_said=said,
             cores=cores,
-            read_rate=rate,
+            read_rate=read_rate,
+            fault_rate=fault_rate,
             gpu_percent=self._gpu_percent(),
             activity=activity,
             log=kinds,
@@ -139,19 +140,22 @@ class Look:
             self.activity = activity
         return answer.status is not None, answer.said, activity
 
-    def _sample(self, now: float) -> tuple[float | None, float]:
-        """Cores and bytes read a second over the last seconds, the supervisor's own left out."""
+    def _sample(self, now: float) -> tuple[float | None, float, float]:
+        """Cores, bytes read and major faults a second over the last seconds, the supervisor's own left out."""
         pids = [self._process.pid, *self._proc.descendants(self._process.pid)]
         used = self._cgroup.cpu_seconds() if self._own_cgroup else None
         used = sum(map(self._proc.cpu_seconds, pids)) if used is None else used - time.process_time()
-        self._samples.append((now, used, sum(map(self._proc.read_bytes, pids))))
+        last = (now, used, sum(map(self._proc.read_bytes, pids)), sum(map(self._proc.major_faults, pids)))
+        self._samples.append(last)
         while len(self._samples) > 2 and now - self._samples[1][0] >= SAMPLE_SECONDS:
             self._samples.popleft()
         first = self._samples[0]
-        if now - first[0] < 1:
-            return None, 0.0
+        seconds = now - first[0]
+        if seconds < 1:
+            return None, 0.0, 0.0
         # A process that has ended takes its numbers with it.
-        return max(0.0, used - first[1]) / (now - first[0]), max(0, self._samples[-1][2] - first[2]) / (now - first[0])
+        cores, read_rate, fault_rate = (max(0.0, (last[n] - first[n]) / seconds) for n in (1, 2, 3))
+        return cores, read_rate, fault_rate
 
     def _cgroup_memory(self) -> tuple[int | None, int | None]:
         """Bytes in use, and the limit: the unit's, or the machine's."""

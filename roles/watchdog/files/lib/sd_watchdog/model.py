@@ -37,9 +37,10 @@ class Seen:
     # A health request that has ended since the last look, and what it said.
     healthy: bool | None = None
     health_said: str = ""
-    # Over the last seconds: cores, bytes read a second, per cent of the card.
+    # Over the last seconds: cores, bytes read and major page faults a second, per cent of the card.
     cores: float | None = None
     read_rate: float = 0.0
+    fault_rate: float = 0.0
     gpu_percent: float | None = None
     activity: Activity | None = None
     # Kinds of lines in the engine's log since the last look (log_lines.py), and how many lines there were in all.

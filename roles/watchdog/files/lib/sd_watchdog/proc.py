@@ -105,6 +105,11 @@ class Proc:
         fields = _fields(self.read(f"{pid}/io"))
         return fields.get(b"rchar", 0) + fields.get(b"read_bytes", 0)
 
+    def major_faults(self, pid: int) -> int:
+        """Pages that it had to wait for: from the swap, or of a program or map that was no longer in memory."""
+        fields = self._stat(pid)
+        return int(fields[9]) if len(fields) > 9 else 0
+
     def descendants(self, pid: int) -> list[int]:
         """Its children, theirs and so on; not those whose parent has ended, which belong to nobody."""
         children: dict[int, list[int]] = {}

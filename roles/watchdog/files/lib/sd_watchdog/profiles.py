@@ -9,6 +9,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sd_watchdog import paths
 from sd_watchdog.config import Engine
@@ -37,11 +38,15 @@ def look(engine: Engine) -> Profiles:
         desired = ""
     path = paths.BASE / engine.state_dir.lstrip("/") / "profile-override.json"
     try:
-        data = _read(path)
-        expires = data.get("expires")
-        if data["profile"] in engine.profiles and (expires is None or float(str(expires)) > time.time()):
-            return Profiles(desired, str(data["profile"]), str(data.get("set_by", "")), str(data.get("reason", "")))
-    except (OSError, ValueError, KeyError, TypeError):
+        data: Any = _read(path)
+        # What lies below one that has expired is in force again.
+        for one in (data, data.get("over") or {}):
+            expires = one.get("expires")
+            if expires is None or float(str(expires)) > time.time():
+                if one["profile"] not in engine.profiles:
+                    break
+                return Profiles(desired, str(one["profile"]), str(one.get("set_by", "")), str(one.get("reason", "")))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         pass
     return Profiles(desired, desired)
 
