@@ -65,7 +65,7 @@ class Modules:
         process.stdin = None
         return process
 
-    def end(self, process: subprocess.Popen[str], timeout: float = 60) -> Run:
+    def end(self, process: subprocess.Popen[str], timeout: float = 120) -> Run:
         """Waits for the module's answer."""
         output, _ = process.communicate(timeout=timeout)
         lines = [line for line in output.splitlines() if line.startswith("{")]
@@ -79,13 +79,13 @@ class Modules:
     def kill_when(self, reached: Callable[[], bool], name: str, **options: Any) -> None:
         """SIGKILL, as soon as something is true; fails when the module has ended before."""
         process = self.start(name, **options)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not reached():
             assert process.poll() is None, self.end(process).output
             assert time.monotonic() < deadline
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def _environment() -> dict[str, str]:

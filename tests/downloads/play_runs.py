@@ -19,7 +19,7 @@ from typing import Any
 from module_runs import COLLECTIONS
 
 PLUGINS = Path(__file__).parent / "plugins"
-DEADLINE = 60.0
+DEADLINE = 120.0
 
 
 def until(reached: Callable[[], Any]) -> Any:

@@ -122,7 +122,7 @@ def test_second_run_takes_over_from_a_killed_one(hubs: Hubs, run_module: Modules
     second = run_module.start("url_download", **options)
     time.sleep(1)
     first.kill()
-    first.communicate(timeout=10)
+    first.communicate(timeout=60)
     run = run_module.end(second)
     assert run.result["changed"], run.output
     assert run.result["resumed_bytes"] > 0

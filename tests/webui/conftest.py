@@ -53,7 +53,7 @@ class Server:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """One request, underscores in a header's name as dashes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         with contextlib.closing(connection):
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             if isinstance(body, dict):
@@ -71,7 +71,7 @@ class Server:
         lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         key = base64.b64encode(os.urandom(16)).decode()
         lines += ["Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}"]
-        with socket.create_connection(("127.0.0.1", self.port), timeout=20) as stream:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as stream:
             stream.sendall("\r\n".join([f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *lines, "", ""]).encode())
             return int(stream.makefile("rb").readline().split()[1])
 
@@ -150,7 +150,7 @@ def start() -> Callable[..., contextlib.AbstractContextManager[Server]]:
             ) as process,
         ):
             try:
-                deadline = time.monotonic() + 60
+                deadline = time.monotonic() + 120
                 while not (routes.is_file() and _listens(port)):
                     assert process.poll() is None and time.monotonic() < deadline, log.read_text(encoding="utf-8")
                     time.sleep(0.1)
@@ -162,7 +162,7 @@ def start() -> Callable[..., contextlib.AbstractContextManager[Server]]:
 
 
 def _listens(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=60):
         return True
     return False
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.secondhand.diffusion.plugins.module_utils import _nvml
+from ansible_collections.secondhand.diffusion.plugins.module_utils import _nvml, _probe
 
 HERE = pathlib.Path(__file__).parent
 RELEASES = ("bullseye", "bookworm", "trixie")
@@ -146,7 +146,7 @@ def test_machine(machine: str, pynvml: str, stand_in: pathlib.Path, monkeypatch:
     if pynvml == "bullseye":
         # Version 7.352 has no call for the compute capability: the table knows it.
         gpus = [{**gpu, "compute_capability": None} for gpu in gpus]
-    assert _nvml.probe(10) == {"source": "nvml", "problem": problem, "driver_version": driver, "gpus": gpus}
+    assert _nvml.probe(60) == {"source": "nvml", "problem": problem, "driver_version": driver, "gpus": gpus}
 
 
 def test_every_machine_is_tested() -> None:
@@ -159,9 +159,11 @@ def test_a_driver_that_hangs_is_left_behind(
     machine: str, stand_in: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, stand_in, machine)
+    # However long it takes to disappear.
+    monkeypatch.setattr(_probe, "_GRACE", 20)
     started = time.monotonic()
     source = _nvml.probe(1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
     assert source["problem"] == f"NVML did not answer within 1 s: the driver hangs; {KERNEL_LOG}, then reboot."
     assert source["gpus"] == []
 
@@ -170,7 +172,7 @@ def test_a_library_older_than_pynvml(
     pynvml: str, build: Callable[..., pathlib.Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, build("-DBEFORE_387"))
-    source = _nvml.probe(10)
+    source = _nvml.probe(60)
     if pynvml == "bullseye":
         assert (source["problem"], [gpu["pci_address"] for gpu in source["gpus"]]) == (None, ["0000:01:00.0"])
     else:
@@ -184,7 +186,7 @@ def test_without_the_library(pynvml: str, tmp_path: pathlib.Path, monkeypatch: p
     # An empty file stands in the way of a library that this machine may have.
     (tmp_path / "libnvidia-ml.so.1").touch()
     use(monkeypatch, tmp_path)
-    assert _nvml.probe(10)["problem"] == (
+    assert _nvml.probe(60)["problem"] == (
         "NVML's library libnvidia-ml.so.1 is missing (NVML Shared Library Not Found): install the NVIDIA driver."
     )
 
@@ -193,7 +195,7 @@ def test_without_pynvml(tmp_path: pathlib.Path, stand_in: pathlib.Path, monkeypa
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True, timeout=60)
     use(monkeypatch, stand_in)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))
-    assert _nvml.probe(10)["problem"] == (
+    assert _nvml.probe(60)["problem"] == (
         f"NVML cannot be asked, because {tmp_path}/bare/bin/python has no pynvml (No module named 'pynvml'): "
         "install python3-pynvml from Debian's contrib, or nvidia-ml-py."
     )
@@ -206,7 +208,7 @@ def test_debians_own_library(
     use(monkeypatch, debian_package(release, "libnvidia-ml1") / "usr/lib/x86_64-linux-gnu/nvidia/current")
     # A machine that has a driver loaded has it in another version than this file, or in the same.
     expected = MACHINES["version_mismatch" if pathlib.Path("/sys/module/nvidia").exists() else "not_loaded"][1]
-    source = _nvml.probe(10)
+    source = _nvml.probe(60)
     assert (source["problem"], source["gpus"]) == (expected, [])
 
 

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.secondhand.diffusion.plugins.module_utils import _torch_probe
+from ansible_collections.secondhand.diffusion.plugins.module_utils import _probe, _torch_probe
 
 KERNEL_LOG = "look for NVRM or Xid lines in the kernel log (dmesg)"
 CU121 = "sm_50 sm_60 sm_70 sm_75 sm_80 sm_86 sm_90"
@@ -143,7 +144,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 def ask(python: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """Probes a machine."""
 
-    def probe(gpu: dict[str, Any] | None = GPU, timeout: float = 20, **changes: Any) -> dict[str, Any]:
+    def probe(gpu: dict[str, Any] | None = GPU, timeout: float = 60, **changes: Any) -> dict[str, Any]:
         (tmp_path / "machine.json").write_text(json.dumps({**WORKING, **changes}), encoding="utf-8")
         monkeypatch.setenv("TORCH_MACHINE", str(tmp_path / "machine.json"))
         # Whoever runs the module may have these.
@@ -171,8 +172,8 @@ def test_a_card_that_works(ask: Callable[..., dict[str, Any]], python: str) -> N
         "fp16_convolution": {"ran": True, "finite": True, "max_error": pytest.approx(0.0004)},
         "problem": None,
     }
-    # The stand-in sleeps half as long in FP16, and how exactly depends on the load of the machine.
-    assert 1.2 < speedup < 3
+    # The stand-in takes half as long in FP16.
+    assert speedup == 2
 
 
 def test_the_chosen_one_of_two_cards(ask: Callable[..., dict[str, Any]]) -> None:
@@ -248,11 +249,18 @@ def test_a_card_that_computes_wrongly_in_fp16(ask: Callable[..., dict[str, Any]]
     ("where", "step"),
     [("import", "the import"), ("init", "the start of CUDA"), ("convolution", "the FP16 convolution")],
 )
-def test_a_hang(where: str, step: str, ask: Callable[..., dict[str, Any]]) -> None:
+def test_a_hang(
+    where: str, step: str, ask: Callable[..., dict[str, Any]], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The time is over as soon as it hangs, whatever the machine needs until then.
+    hangs = tmp_path / "machine.json.hangs"
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 1000 * hangs.exists(), sleep=time.sleep)
+    monkeypatch.setattr(_probe, "time", clock)
+    monkeypatch.setattr(_probe, "_GRACE", 30)
     started = time.monotonic()
-    found = ask(timeout=1.5, events={where: "hang"})
-    assert time.monotonic() - started < 4
-    assert found["problem"] == f"PyTorch did not answer within 1.5 s, in {step}: give it more time, or {KERNEL_LOG}."
+    found = ask(timeout=60, events={where: "hang"})
+    assert time.monotonic() - started < 30
+    assert found["problem"] == f"PyTorch did not answer within 60 s, in {step}: give it more time, or {KERNEL_LOG}."
     # What was found before is kept.
     assert found["fp16_matmul"]["ran"] is (where == "convolution")
 
@@ -269,7 +277,7 @@ def test_a_torch_that_is_broken(ask: Callable[..., dict[str, Any]], python: str)
 def test_without_torch(tmp_path: pathlib.Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True, timeout=60)
     python = f"{tmp_path}/bin/python"
-    found = _torch_probe.probe(python, GPU, 20)
+    found = _torch_probe.probe(python, GPU, 60)
     assert found["problem"] == f"{python} has no PyTorch: install the web UI's packages, or correct the path."
     assert found["ran"] is False
 
@@ -277,6 +285,6 @@ def test_without_torch(tmp_path: pathlib.Path) -> None:
 def test_without_an_interpreter(tmp_path: pathlib.Path) -> None:
     (tmp_path / "text").touch()
     for path, reason in ((tmp_path / "none", "No such file or directory"), (tmp_path / "text", "Permission denied")):
-        assert _torch_probe.probe(str(path), GPU, 20)["problem"] == (
+        assert _torch_probe.probe(str(path), GPU, 60)["problem"] == (
             f"The interpreter {path} does not start ({reason}): install the web UI, or correct the path."
         )

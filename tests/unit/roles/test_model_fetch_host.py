@@ -377,4 +377,4 @@ def test_links_that_lead_in_a_circle_end(watch: Watch) -> None:
     (watch.models / "lora/a.safetensors").write_bytes(safetensors())
     started = time.monotonic()
     assert "lora/a.safetensors" in watch.run()
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30

@@ -297,15 +297,17 @@ def test_ready_is_when_the_api_answers(root: Path) -> None:
     with serve(kind="automatic1111", misbehave="no_api") as server:
         serve_a1111(root, server)
         late = run(root, "wait_ready", "--timeout", "1")
-        assert late.returncode == 1 and "/sdapi/v1/options had no answer within 1 s (at last: HTTP 404)" in late.stderr
+        # A machine that stands still may leave no time for a single question.
+        said = "HTTP 404" if server.requests else "nothing"
+        assert late.returncode == 1 and f"/sdapi/v1/options had no answer within 1 s (at last: {said})" in late.stderr
 
 
 def test_waiting_ends_with_the_process(root: Path, unused_port: int) -> None:
     edit_settings(root, port=unused_port)
     started = time.monotonic()
-    ended = run(root, "wait_ready", "--timeout", "30", MAINPID="4194999")
+    ended = run(root, "wait_ready", "--timeout", "50", MAINPID="4194999")
     assert ended.returncode == 1 and "before its process ended (at last: nothing)" in ended.stderr
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_the_login_is_sent_and_nowhere_said(root: Path, tmp_path: Path) -> None:
@@ -368,7 +370,7 @@ def test_what_progress_means(answer: Any, busy: bool | None) -> None:
     body = answer if isinstance(answer, str) else json.dumps(answer)
     code = "import server, sys; print(server.says_busy(sys.stdin.buffer.read()))"
     done = subprocess.run(
-        [sys.executable, "-Bc", code], cwd=HOST, input=body, capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-Bc", code], cwd=HOST, input=body, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == str(busy)
 
@@ -380,7 +382,7 @@ def test_check_running(root: Path, tmp_path: Path) -> None:
     library.write_bytes(b"x")
     hold = f"import mmap, time\nfile = open({str(library)!r}, 'rb')\n"
     hold += "mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)\n"
-    hold += "print(flush=True)\ntime.sleep(60)"
+    hold += "print(flush=True)\ntime.sleep(600)"
 
     def problem(**options: str) -> str:
         return run(root, "check_running", **{"PATH": fake_systemctl(tmp_path, engine.pid), **options}).stderr
@@ -438,7 +440,7 @@ def test_the_processes_of_the_service_are_those_of_its_cgroup(tmp_path: Path, tr
             capture_output=True,
             text=True,
             check=True,
-            timeout=30,
+            timeout=60,
         )
         return done.stdout.strip()
 
@@ -451,16 +453,18 @@ def test_the_processes_of_the_service_are_those_of_its_cgroup(tmp_path: Path, tr
 
 
 def test_an_engine_behind_another_main_process_is_seen_to_be_busy(root: Path, tmp_path: Path) -> None:
-    keep = "import subprocess, sys; engine = subprocess.Popen([sys.executable, '-c', 'while True: pass']);"
-    keep += "print(engine.pid, flush=True); engine.wait()"
+    # Four, so that others who want the processor leave them enough of it.
+    keep = "import subprocess, sys; spin = [sys.executable, '-c', 'while True: pass'];"
+    keep += "engine = [subprocess.Popen(spin) for _ in range(4)];"
+    keep += "print(*(one.pid for one in engine), flush=True); engine[0].wait()"
     with subprocess.Popen([sys.executable, "-c", keep], start_new_session=True, stdout=subprocess.PIPE) as keeper:
         try:
             assert keeper.stdout is not None
-            engine = int(keeper.stdout.readline())
+            engine = keeper.stdout.readline().split()
             # The made-up systemctl answers with the number alone, so that is the name of the cgroup as well.
             group = root / "sys/fs/cgroup" / str(keeper.pid)
             group.mkdir(parents=True)
-            (group / "cgroup.procs").write_text(f"{keeper.pid}\n{engine}\n", encoding="ascii")
+            (group / "cgroup.procs").write_bytes(b"\n".join([b"%d" % keeper.pid, *engine, b""]))
             done = run(root, "drain", "--timeout", "0", PATH=fake_systemctl(tmp_path, keeper.pid))
             assert "a picture was still being made after 0 s" in done.stdout
         finally:

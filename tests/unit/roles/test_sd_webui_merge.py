@@ -62,7 +62,7 @@ class Host:
             check=False,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             preexec_fn=limit,
             env={"PATH": os.environ["PATH"], "SD_WEBUI_ROOT": str(self.root), "PYTHONUTF8": "1"},
         )

@@ -109,7 +109,7 @@ class Host:
             check=False,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             env={
                 "PATH": f"{self.root}/bin:{os.environ['PATH']}",
                 "SD_WATCHDOG_ROOT": str(self.root),
@@ -349,7 +349,7 @@ def test_what_only_root_may_do(host: Host, words: list[str]) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         env={"PATH": os.environ["PATH"], "SD_WATCHDOG_ROOT": str(host.root)},
     )
     assert done.returncode == 1
@@ -393,7 +393,7 @@ def test_the_terminals_width_is_used(host: Host) -> None:
         stdout=terminal,
         env={"PATH": os.environ["PATH"], "SD_WATCHDOG_ROOT": str(host.root), "COLUMNS": "100", "LC_ALL": "C.UTF-8"},
     ) as command:
-        assert command.wait(timeout=30) == 0
+        assert command.wait(timeout=60) == 0
         text = os.read(main, 65536).decode()
     os.close(main)
     os.close(terminal)

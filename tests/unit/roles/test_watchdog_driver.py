@@ -186,31 +186,31 @@ def test_only_what_was_loaded_is_loaded_again(host: Host) -> None:
 
 def test_a_command_that_hangs_is_not_waited_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(driver, "MOST_SECONDS", 1.5)
-    (host.bin / "modprobe").write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    (host.bin / "modprobe").write_text("#!/bin/sh\nexec sleep 600\n", encoding="utf-8")
     host.load("nvidia")
     begun = time.monotonic()
     ok, said = host.reload()
     assert (ok, said) == (False, "the driver did not let go: it hangs")
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 30
 
 
 def test_a_process_left_behind_is_not_waited_for() -> None:
     begun = time.monotonic()
-    done = bounded.run(["sh", "-c", "sleep 30 & echo $!"], 20)
-    assert done.ok and time.monotonic() - begun < 5
+    done = bounded.run(["sh", "-c", "sleep 600 & echo $!"], 60)
+    assert done.ok and time.monotonic() - begun < 30
     os.kill(int(done.output), 9)
 
 
 def test_a_flood_is_cut() -> None:
-    done = bounded.run(["sh", "-c", "exec yes"], 20, most=100000)
+    done = bounded.run(["sh", "-c", "exec yes"], 60, most=100000)
     assert done.status is None and len(done.output) == 100000
 
 
 def test_what_a_command_says_is_one_clean_line() -> None:
-    done = bounded.run(["sh", "-c", r"printf 'first\n\033[2Jlast\000 words\n \n'; exit 3"], 20)
+    done = bounded.run(["sh", "-c", r"printf 'first\n\033[2Jlast\000 words\n \n'; exit 3"], 60)
     assert done.status == 3 and done.last_line() == "[2Jlast words"
     assert bounded.run(["/nonexistent"], 5).last_line() == "/nonexistent cannot be run (No such file or directory)"
 
 
 def test_without_its_errors() -> None:
-    assert bounded.run(["sh", "-c", "echo out; echo err >&2"], 20, errors=False).output == b"out\n"
+    assert bounded.run(["sh", "-c", "echo out; echo err >&2"], 60, errors=False).output == b"out\n"

@@ -45,8 +45,8 @@ def _is_gone(pid: int) -> bool:
 
 
 def soon(what: Callable[[], bool]) -> bool:
-    """Does it become true within a few seconds?"""
-    deadline = time.monotonic() + 5
+    """Does it become true?"""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if what():
             return True
@@ -56,7 +56,7 @@ def soon(what: Callable[[], bool]) -> bool:
 
 def taken_at(query: GpuQuery, now: float) -> Gpu | None:
     """The answer, waited for as the supervisor does, at this moment of the clock that it is told."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     found = query.poll(now)
     while found is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -140,7 +140,7 @@ def test_one_that_hangs_is_killed_and_never_waited_for(make: Callable[..., GpuQu
     assert query.poll(109.9) is None
     before = time.monotonic()
     found = query.poll(110.0)
-    assert time.monotonic() - before < 0.1
+    assert time.monotonic() - before < 30
     assert found is not None and found.utilization is None
     assert found.said == "nvidia-smi has not answered for 10 s; the card or its driver hangs."
     assert query.hangs and query.poll(111.0) is None
@@ -170,11 +170,14 @@ def test_one_that_no_signal_ends(make: Callable[..., GpuQuery], monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr(os, "killpg", lambda _group, _signal: None)
         assert query.start(0.0)
+        before = time.monotonic()
         assert query.poll(10.0) is not None
         for now in (20.0, 80.0, 3600.0):
             assert not query.start(now)
             assert query.poll(now) is None
             assert query.hangs
+        # Not as long as the child.
+        assert time.monotonic() - before < 30
     assert query._child is not None
     query._child.kill()
     assert soon(lambda: query.start(4000.0))
@@ -185,5 +188,5 @@ def test_its_child_keeps_the_output_open(make: Callable[..., GpuQuery], tmp_path
     query = make("sleep 600 & echo '1, 2, 3, 4'")
     before = time.monotonic()
     assert ask(query) == Gpu(1.0, 2, 3, 4.0, "")
-    assert time.monotonic() - before < 3
+    assert time.monotonic() - before < 30
     os.killpg(int((tmp_path / "pid").read_text(encoding="ascii")), 9)

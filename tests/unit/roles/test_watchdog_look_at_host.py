@@ -48,7 +48,7 @@ def look(root: Path, pid: int = 0) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
     )
     seen: dict[str, Any] = json.loads(done.stdout)
     return seen

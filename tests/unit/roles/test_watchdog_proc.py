@@ -37,8 +37,8 @@ def process(*command: str) -> Iterator[int]:
 
 
 def soon(what: Callable[[], bool]) -> bool:
-    """Does it become true within a few seconds?"""
-    deadline = time.monotonic() + 5
+    """Does it become true?"""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if what():
             return True
@@ -56,7 +56,7 @@ def write(root: pathlib.Path, **files: str) -> Proc:
 
 
 def test_the_state_of_a_process_that_lives_is_stopped_and_ends() -> None:
-    with process("sleep", "60") as pid:
+    with process("sleep", "600") as pid:
         assert soon(lambda: REAL.state(pid) == "S")
         os.kill(pid, signal.SIGSTOP)
         assert soon(lambda: REAL.state(pid) == "T")
@@ -88,7 +88,7 @@ def test_a_stat_that_ends_early(text: str, tmp_path: pathlib.Path) -> None:
 def test_work_is_seen() -> None:
     with process(sys.executable, "-c", "while True: pass") as pid:
         assert soon(lambda: REAL.cpu_seconds(pid) > 0.05)
-    with process("sleep", "60") as pid:
+    with process("sleep", "600") as pid:
         assert soon(lambda: REAL.state(pid) == "S")
         before = REAL.cpu_seconds(pid)
         time.sleep(0.1)
@@ -117,10 +117,14 @@ def test_a_process_that_is_gone() -> None:
 
 
 def test_children_and_their_children() -> None:
-    with process("sh", "-c", "sh -c 'sleep 61 & sleep 62 & wait' & sleep 63; true") as pid:
-        assert soon(lambda: len(REAL.descendants(pid)) == 4)
-        told = {(REAL.read(f"{one}/cmdline") or b"").replace(b"\0", b" ").strip() for one in REAL.descendants(pid)}
-        assert {b"sleep 61", b"sleep 62", b"sleep 63"} < told
+    with process("sh", "-c", "sh -c 'sleep 611 & sleep 612 & wait' & sleep 613; true") as pid:
+
+        def told() -> set[bytes]:
+            return {(REAL.read(f"{one}/cmdline") or b"").replace(b"\0", b" ").strip() for one in REAL.descendants(pid)}
+
+        # A child is a copy of its shell at first.
+        assert soon(lambda: {b"sleep 611", b"sleep 612", b"sleep 613"} < told())
+        assert len(REAL.descendants(pid)) == 4
         assert pid not in REAL.descendants(pid)
 
 

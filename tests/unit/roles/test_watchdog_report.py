@@ -222,6 +222,6 @@ def test_a_supervisor_that_writes_them_imports_little() -> None:
         check=True,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert done.stdout.strip() == "[]"

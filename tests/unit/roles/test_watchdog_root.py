@@ -365,7 +365,7 @@ def test_what_lies_there_leads_nowhere(host: Host, place: Any) -> None:
     place(host, secret)
     begun = time.monotonic()
     done = host.work()
-    assert time.monotonic() - begun < 5 and done.returncode == 0 and not done.stderr
+    assert time.monotonic() - begun < 30 and done.returncode == 0 and not done.stderr
     assert "is no request" in done.stdout and "hidden" not in done.stdout
     assert (state(host.root / "etc"), state(host.root / "var")) == before
     assert not os.path.lexists(host.request) and not host.answers.exists() and host.told() == []

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The supervisor as a real process in a made-up root: a real engine process, real signals, a real notify socket.
 
-Its times are a tenth of a host's. What systemd does around it is tested in molecule/watchdog.
+Its times are a tenth of a host's, but for those that a machine which stands still for a moment would exceed. What
+systemd does around it is tested in molecule/watchdog.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 
 TIMES = {
     "health_interval": 0.2,
-    "health_timeout": 0.5,
+    "health_timeout": 30,
     "stopped_seconds": 1,
-    "start_stall_seconds": 3,
+    "start_stall_seconds": 60,
     "healthy_seconds": 60,
     "disk_low_mib": 0,
 }
@@ -118,7 +119,7 @@ class Host:
                 "outputs_dir": str(root / "srv/sd/outputs"),
                 "data_dir": str(root / "srv/sd"),
                 "user": "nobody",
-                "start_timeout": 20,
+                "start_timeout": 60,
                 "state_dir": "/var/lib/sd-webui",
                 "profile_file": "/etc/sd-webui/profile",
                 "release_link": "/opt/sd-webui/current",
@@ -180,27 +181,29 @@ class Host:
         if until:
             self.hear(until)
 
-    def hear(self, text: str, seconds: float = 20) -> None:
+    def hear(self, text: str, seconds: float = 60) -> None:
         """Until systemd has been told this."""
         deadline = time.monotonic() + seconds
         while not any(text in notice for notice in self.heard):
             assert time.monotonic() < deadline, (self.heard[-5:], self.output() if self.ended else "it lives")
-            with contextlib.suppress(TimeoutError):
-                self.heard.append(self.notices.recv(65536).decode())
+            self.listen()
+
+    def listen(self) -> None:
+        """systemd reads all the time: a moment of that."""
+        with contextlib.suppress(TimeoutError):
+            self.heard.append(self.notices.recv(65536).decode())
 
     @property
     def ended(self) -> bool:
         return self.process is None or self.process.poll() is not None
 
-    def end(self, seconds: float = 20) -> int:
+    def end(self, seconds: float = 60) -> int:
         """How the supervisor ends by itself."""
         assert self.process is not None
         deadline = time.monotonic() + seconds
         while self.process.poll() is None:
             assert time.monotonic() < deadline, self.status()
-            # systemd reads all the time.
-            with contextlib.suppress(TimeoutError):
-                self.heard.append(self.notices.recv(65536).decode())
+            self.listen()
         return int(self.process.returncode)
 
     def output(self) -> str:
@@ -217,13 +220,13 @@ class Host:
 
     def until(self, **wanted: Any) -> dict[str, Any]:
         """Until its status says so."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             found = self.status()
             if all(found[key] == value for key, value in wanted.items()):
                 return found
             assert time.monotonic() < deadline, found
-            time.sleep(0.05)
+            self.listen()
 
     @property
     def engine(self) -> int:
@@ -259,6 +262,14 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def go(pids: list[int]) -> bool:
+    """Do they end? What was killed needs the processor once more for that."""
+    deadline = time.monotonic() + 60
+    while not all(map(is_gone, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return all(map(is_gone, pids))
+
+
 def test_ready_means_answers(host: Host) -> None:
     host.fault("slow", "1.5")
     begun = time.monotonic()
@@ -279,7 +290,7 @@ def test_a_disk_that_is_slow_is_no_loop_that_stands_still(host: Host) -> None:
     host.heard.clear()
     host.hear("EXTEND_TIMEOUT_USEC=120000000")
     host.heard.clear()
-    host.hear("WATCHDOG=1", 1.5)
+    host.hear("WATCHDOG=1")
 
 
 def test_an_engine_that_writes_no_log_is_watched_as_well(host: Host) -> None:
@@ -290,7 +301,7 @@ def test_an_engine_that_writes_no_log_is_watched_as_well(host: Host) -> None:
     host.start()
     for _beat in range(2):
         host.heard.clear()
-        host.hear("WATCHDOG=1", 5)
+        host.hear("WATCHDOG=1")
 
 
 def test_stop_is_respected(host: Host) -> None:
@@ -308,7 +319,7 @@ def test_a_killed_engine(host: Host) -> None:
     os.kill(host.engine, signal.SIGKILL)
     killed = time.monotonic()
     assert host.end() == 1
-    assert time.monotonic() - killed < 2
+    assert time.monotonic() - killed < 30
     assert "killed: it ended by SIGKILL, sent by somebody else" in host.output()
     assert host.state["restarts_total"] == {"killed": 1} and host.state["failures"] == 1
     host.start()
@@ -327,7 +338,7 @@ def test_what_the_engine_has_started_goes_with_it(host: Host) -> None:
     host.start()
     children = Path(f"/proc/{host.engine}/task/{host.engine}/children").read_text(encoding="ascii").split()
     assert host.stop() == 0
-    assert children and all(is_gone(int(pid)) for pid in children)
+    assert children and go([int(pid) for pid in children])
 
 
 def test_a_stopped_engine(host: Host) -> None:
@@ -339,10 +350,10 @@ def test_a_stopped_engine(host: Host) -> None:
 
 
 def test_an_engine_that_hangs_and_does_nothing(host: Host) -> None:
+    host.configure(health_timeout=0.5)
     host.start()
     engine = host.engine
     host.fault("hang")
-    host.until(state="unhealthy")
     assert host.end() == 1
     assert host.state["reason"] == "hung" and is_gone(engine)
     assert "health requests in a row had no answer" in host.state["said"]
@@ -350,7 +361,7 @@ def test_an_engine_that_hangs_and_does_nothing(host: Host) -> None:
 
 
 def test_a_hang_that_ends_by_itself(host: Host) -> None:
-    host.configure(health_failures=20)
+    host.configure(health_timeout=0.5, health_failures=60)
     host.start()
     host.fault("hang")
     host.until(state="unhealthy")
@@ -378,13 +389,15 @@ def test_a_restart_by_hand_ends_the_waiting(host: Host) -> None:
     for _start in range(3):
         host.start(until="")
         assert host.end() == 1
+    # As after many more: it would wait for five minutes.
+    host.write("var/lib/sd-watchdog/state.json", {**host.state, "failures": 12})
     host.start(until="EXTEND")
-    host.until(state="waiting", failures=3)
+    host.until(state="waiting", failures=12)
     assert host.stop() == 0
     host.mend("crash")
     begun = time.monotonic()
     host.start()
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 30
     assert host.state["restarts_total"] == {"exited": 3}
 
 
@@ -399,12 +412,21 @@ def test_settings_that_cannot_work(host: Host) -> None:
 def test_a_candidate_is_nobodys_fault(host: Host) -> None:
     """The switch of role sd_webui wants its answer at once, and takes the release back by itself."""
     host.fault("crash")
-    for _start in range(2):
+    state = host.root / "var/lib/sd-watchdog/state.json"
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    ended = time.clock_gettime(time.CLOCK_BOOTTIME)
+    # With the faults of the release before, for which another start would wait for five minutes; and without.
+    for before in ({"boot_id": boot_id, "automatic": True, "failures": 12, "ended": ended}, None):
+        if before is not None:
+            host.write("var/lib/sd-watchdog/state.json", before)
         host.start(until="", SD_WEBUI_CANDIDATE="yes")
         begun = time.monotonic()
         assert host.end() == 1
-        assert time.monotonic() - begun < 2
-    assert not (host.root / "var/lib/sd-watchdog/state.json").exists()
+        assert time.monotonic() - begun < 30
+        if before is not None:
+            assert host.state == before
+            state.unlink()
+    assert not state.exists()
     assert host.events() == []
     host.mend("crash")
     host.start(SD_WEBUI_CANDIDATE="yes")
@@ -471,9 +493,13 @@ def test_an_engine_that_is_asked_to_end_by_its_page(host: Host) -> None:
 def test_a_killed_supervisor_is_found_out(host: Host) -> None:
     host.start()
     assert host.process is not None
-    os.killpg(host.engine, signal.SIGKILL)
+    engine = host.engine
+    # It sees nothing any more.
+    host.process.send_signal(signal.SIGSTOP)
+    os.killpg(engine, signal.SIGKILL)
     host.process.kill()
     host.process.wait()
+    assert go([engine])
     host.start()
     host.until(state="ready")
     assert host.state["restarts_total"] == {"supervisor": 1}
@@ -526,7 +552,7 @@ def test_a_start_that_fails_in_maintenance(host: Host, environment: dict[str, st
     host.write(path, {"schema": 1, "until_boottime": None, "boot_id": boot_id, "reason": "a new fan"})
     host.fault("crash")
     host.start(until="", **environment)
-    assert host.end(5) == 1
+    assert host.end() == 1
 
 
 def test_maintenance_of_another_boot_is_over(host: Host) -> None:
@@ -545,10 +571,10 @@ def test_a_port_that_somebody_else_has(host: Host) -> None:
         stranger.bind(("127.0.0.1", host.port))
         stranger.listen()
         host.start(until="")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (host.root / "run/sd-watchdog/request.json").exists():
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            host.listen()
         asked = host.read("run/sd-watchdog/request.json")
         assert (asked["action"], asked["port"]) == ("name_port_owner", host.port)
         data = {"owner": "nginx (process 123, nginx.service)"}
@@ -589,7 +615,7 @@ def test_a_damaged_state_does_not_keep_it_from_starting(host: Host) -> None:
 def test_a_damaged_file_of_the_role(host: Host, path: str, content: str) -> None:
     (host.root / path).write_text(content, encoding="utf-8")
     host.start(until="")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not host.output().endswith("\n"):
         assert time.monotonic() < deadline
         time.sleep(0.05)

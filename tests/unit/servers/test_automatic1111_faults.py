@@ -18,7 +18,7 @@ JOB = """
 import time
 from modules import faults
 faults.at_start()
-deadline = time.monotonic() + 10
+deadline = time.monotonic() + 50
 while not faults._active and time.monotonic() < deadline:
     time.sleep(0.01)
 faults.before_step(0)
@@ -30,7 +30,7 @@ def run(folder: Path, script: str, **asked: object) -> subprocess.CompletedProce
     if asked:
         (folder / "fault.json").write_text(json.dumps(asked), encoding="utf-8")
     command = [sys.executable, "-B", "-c", script, "--data-dir", str(folder)]
-    return subprocess.run(command, check=False, cwd=WEBUI, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, check=False, cwd=WEBUI, capture_output=True, text=True, timeout=60)
 
 
 def kinds(text: str) -> set[str]:

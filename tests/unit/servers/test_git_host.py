@@ -53,7 +53,7 @@ def fetch(folder: Path, *what: str) -> subprocess.CompletedProcess[str]:
     }
     subprocess.run(["git", "init", "--quiet", str(folder)], check=True, env=environment, capture_output=True)
     command = ["git", "-C", str(folder), "fetch", "--quiet", *what]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=20)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
 
 
 WEBUI = "AUTOMATIC1111/stable-diffusion-webui"
@@ -100,18 +100,18 @@ def test_it_may_never_answer(host: Host) -> None:
 
 
 def test_files_as_a_package_index_has_them(host: Host) -> None:
-    with urllib.request.urlopen(f"{host.url}/files/simple/", timeout=5) as answer:
+    with urllib.request.urlopen(f"{host.url}/files/simple/", timeout=60) as answer:
         assert '<a href="a%2Bb.whl">a+b.whl</a>' in answer.read().decode()
     request = urllib.request.Request(f"{host.url}/files/simple/a%2Bb.whl", headers={"Range": "bytes=90-"})
-    with urllib.request.urlopen(request, timeout=5) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         assert (answer.status, answer.read()) == (206, bytes(range(90, 100)))
     for path in ("files/simple/none.whl", "files/../repositories/openai/CLIP.git/HEAD", "other"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"{host.url}/{path}", timeout=5)
+            urllib.request.urlopen(f"{host.url}/{path}", timeout=60)
 
 
 def test_it_remembers_what_was_asked(host: Host) -> None:
     before = len(host.server.requests)
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(f"{host.url}/gone/away", timeout=5)
+        urllib.request.urlopen(f"{host.url}/gone/away", timeout=60)
     assert [request["path"] for request in host.server.requests[before:]] == ["/gone/away"]

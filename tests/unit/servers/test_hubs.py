@@ -50,7 +50,7 @@ def model(h: hubs.Hubs) -> StoredFile:
 
 def get(url: str, headers: Mapping[str, str] | None = None, method: str = "GET", **more: Any) -> requests.Response:
     """One request, and no redirect followed."""
-    answer = requests.request(method, url, headers=headers, allow_redirects=False, timeout=5, **more)
+    answer = requests.request(method, url, headers=headers, allow_redirects=False, timeout=60, **more)
     answer.close()
     return answer
 
@@ -122,7 +122,7 @@ def test_etags_decide_about_a_range(h: hubs.Hubs, model: StoredFile) -> None:
 
 
 def test_one_connection_serves_many_requests(h: hubs.Hubs, model: StoredFile) -> None:
-    connection = http.client.HTTPConnection(h.storage.url.partition("://")[2], timeout=5)
+    connection = http.client.HTTPConnection(h.storage.url.partition("://")[2], timeout=60)
     with contextlib.closing(connection):
         connection.connect()
         first = connection.sock
@@ -200,14 +200,14 @@ def test_an_answer_may_be_late_and_slow(h: hubs.Hubs, model: StoredFile) -> None
     h.faults.latency, h.faults.bytes_per_second = 0.1, 1_000_000
     begun = time.monotonic()
     assert len(get(model.url, {"Range": "bytes=0-199999"}).content) == 200_000
-    assert 0.28 < time.monotonic() - begun < 3
+    assert 0.28 < time.monotonic() - begun < 30
 
 
 def test_a_drip_begins_after_some_bytes(h: hubs.Hubs, model: StoredFile) -> None:
     h.faults.trickle, h.faults.trickle_after = 1000, 100_000
     begun = time.monotonic()
     assert len(get(model.url, {"Range": "bytes=0-100199"}).content) == 100_200
-    assert 0.18 < time.monotonic() - begun < 3
+    assert 0.18 < time.monotonic() - begun < 30
 
 
 @pytest.mark.parametrize("politely", [False, True])
@@ -263,9 +263,15 @@ def test_a_file_may_change_on_the_way(h: hubs.Hubs, model: StoredFile) -> None:
 
 def test_a_transfer_may_fall_silent(h: hubs.Hubs, model: StoredFile) -> None:
     h.faults.stall_after = 10_000
-    with pytest.raises(requests.exceptions.RequestException):
-        requests.get(model.url, timeout=0.2)
-    assert h.bytes_sent() == 10_000
+    connection = http.client.HTTPConnection(h.storage.url.partition("://")[2], timeout=60)
+    with contextlib.closing(connection):
+        connection.request("GET", "/plain/model.safetensors")
+        answer = connection.getresponse()
+        assert answer.length == SIZE and len(answer.read(10_000)) == 10_000
+        connection.sock.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            answer.read(1)
+        assert h.bytes_sent() == 10_000
     assert get(model.url).status_code == 200
 
 
@@ -419,7 +425,7 @@ def test_civitai_leads_to_its_storage(h: hubs.Hubs, two_files: tuple[ModelFile, 
     assert hashlib.sha256(arrived.content).hexdigest() == two_files[1].stored.sha256
     assert arrived.headers["Content-Disposition"] == 'attachment; filename="same.safetensors"'
     # A client that takes its token along is caught, here and in the list of requests.
-    assert Follower().get(url, headers=bearer(h.civitai.token), timeout=5).status_code == 400
+    assert Follower().get(url, headers=bearer(h.civitai.token), timeout=60).status_code == 400
     assert h.told(h.civitai.token) == ["civitai", "storage"]
     h.faults.second_storage = True
     assert get(url).headers["Location"].startswith(f"{h.storage2.url}/signed/")
@@ -584,7 +590,7 @@ def test_huggingface_has_small_files_itself(h: hubs.Hubs, commit: str) -> None:
     led = get(url)
     assert led.status_code == 307 and "X-Repo-Commit" not in led.headers
     assert led.headers["Location"].startswith(f"/api/resolve-cache/models/org/name/{commit}/config.json?")
-    through = requests.get(url, timeout=5)
+    through = requests.get(url, timeout=60)
     h.huggingface.resolve_cache = False
     for answer in (through, get(url)):
         assert (answer.status_code, answer.content) == (200, b"{}\n")
@@ -605,7 +611,7 @@ def test_huggingface_knows_commits_branches_and_tags(h: hubs.Hubs, model: Stored
     h.huggingface.add_repo("org/name", {"config.json": b"pr\n"}, branch="refs/pr/1")
     assert newer != commit
     contents = {
-        revision: requests.get(f"{h.huggingface.url}/org/name/resolve/{revision}/config.json", timeout=5).content
+        revision: requests.get(f"{h.huggingface.url}/org/name/resolve/{revision}/config.json", timeout=60).content
         for revision in ("main", "v1", commit, newer, "refs%2Fpr%2F1")
     }
     assert list(contents.values()) == [b"[]\n", b"{}\n", b"{}\n", b"[]\n", b"pr\n"]
@@ -626,7 +632,7 @@ def test_huggingface_renames_repositories(h: hubs.Hubs, commit: str) -> None:
     assert (led.status_code, led.headers["Location"]) == (307, "/org/new/resolve/main/config.json")
     led = get(f"{h.huggingface.url}/api/models/org/name/tree/main?recursive=true")
     assert (led.status_code, led.headers["Location"]) == (307, "/api/models/org/new/tree/main?recursive=true")
-    assert requests.get(f"{h.huggingface.url}/org/name/resolve/main/config.json", timeout=5).content == b"{}\n"
+    assert requests.get(f"{h.huggingface.url}/org/name/resolve/main/config.json", timeout=60).content == b"{}\n"
 
 
 @pytest.mark.parametrize(
@@ -657,14 +663,18 @@ def test_huggingface_refuses(
 
 
 def test_huggingface_limits_rates(h: hubs.Hubs, commit: str) -> None:
-    h.huggingface.limit("api", 2, 0.3)
+    h.huggingface.limit("api", 2, 600)
     url = f"{h.huggingface.url}/api/models/org/name"
     answers = [get(url) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert [answer.headers["RateLimit"] for answer in answers] == ['"api";r=1;t=1', '"api";r=0;t=1', '"api";r=0;t=1']
-    assert answers[2].headers["RateLimit-Policy"] == '"fixed window";"api";q=2;w=1'
+    told = [answer.headers["RateLimit"].rpartition("=") for answer in answers]
+    assert [rest for rest, _equals, _seconds in told] == ['"api";r=1;t', '"api";r=0;t', '"api";r=0;t']
+    assert all(500 < int(seconds) <= 600 for _rest, _equals, seconds in told)
+    assert answers[2].headers["RateLimit-Policy"] == '"fixed window";"api";q=2;w=600'
     assert '"resolvers"' in get(f"{h.huggingface.url}/org/name/resolve/main/config.json").headers["RateLimit"]
-    time.sleep(0.3)
+    # The window of these requests is over in a moment.
+    h.huggingface.limits["api"] = (2, 0.1)
+    time.sleep(0.1)
     assert get(url).status_code == 200
 
 
@@ -679,18 +689,18 @@ def test_stopping_ends_what_hangs(tmp_path: Path) -> None:
 
     def ask() -> None:
         try:
-            requests.get(stored.url, timeout=20)
+            requests.get(stored.url, timeout=600)
         except requests.exceptions.RequestException as error:
             failed.append(error)
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     while not servers.bytes_sent():
         time.sleep(0.01)
     begun = time.monotonic()
     servers.close()
-    thread.join(5)
-    assert failed and time.monotonic() - begun < 1
+    thread.join(60)
+    assert failed and time.monotonic() - begun < 30
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(servers.civitai.url, timeout=1)
 
@@ -712,15 +722,15 @@ def test_https(tmp_path: Path) -> None:
         servers.civitai.add_model(1, [ModelVersion(2, [ModelFile(3, stored)])])
         url = f"{servers.civitai.url}/api/download/models/2"
         assert url.startswith("https://127.0.0.1:")
-        answer = requests.get(url, timeout=5, verify=tls[0])
+        answer = requests.get(url, timeout=60, verify=tls[0])
         assert hashlib.sha256(answer.content).hexdigest() == stored.sha256
         servers.faults.wrong_byte = 5
-        assert requests.get(stored.url, timeout=5, verify=tls[0]).content != answer.content
+        assert requests.get(stored.url, timeout=60, verify=tls[0]).content != answer.content
         servers.faults.cut_after = 5000
         with pytest.raises(requests.exceptions.RequestException):
-            requests.get(stored.url, timeout=5, verify=tls[0])
+            requests.get(stored.url, timeout=60, verify=tls[0])
         with pytest.raises(requests.exceptions.SSLError):
-            requests.get(stored.url, timeout=5)
+            requests.get(stored.url, timeout=60)
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -788,7 +798,7 @@ def test_as_a_program(tmp_path: Path) -> None:
             assert get(control, method="POST", data="nonsense").status_code == 400
             asked = get(f"{urls['mirror']}/_requests").json()
             # Each line is written when its answer is complete, which the client may know a little earlier.
-            until = time.monotonic() + 5
+            until = time.monotonic() + 60
             while time.monotonic() < until and len(log_of(tmp_path / "data")) < len(asked):
                 time.sleep(0.01)
             assert log_of(tmp_path / "data") == asked

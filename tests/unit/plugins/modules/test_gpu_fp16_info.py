@@ -333,21 +333,21 @@ def test_a_driver_that_does_not_talk_is_a_reason(machine: Machine) -> None:
 
 def test_nvidia_smi_hangs_and_the_bus_still_tells(machine: Machine) -> None:
     machine.add("0000:01:00.0", "10de:1380", driver="nvidia")
-    machine.install_smi("trap '' TERM INT HUP\nwhile :; do sleep 60; done")
+    machine.install_smi("trap '' TERM INT HUP\nwhile :; do sleep 600; done")
     began = time.monotonic()
-    answer = machine.run(timeout=0.5)
-    assert time.monotonic() - began < 20
+    answer = machine.run(timeout=0.5, sources=["nvidia_smi", "pci"])
+    assert time.monotonic() - began < 30
     assert decided(answer) == ("gpu", "gpu_lowvram", 0)
     assert any("nvidia-smi hung" in reason for reason in answer["reasons"])
 
 
 def test_what_hangs_for_nvml_is_not_asked_of_nvidia_smi(machine: Machine) -> None:
     machine.add("0000:01:00.0", "10de:1380", driver="nvidia")
-    machine.install_pynvml("time.sleep(60)")
+    machine.install_pynvml("time.sleep(600)")
     machine.install_smi(f"touch {machine.path}/asked")
     began = time.monotonic()
     answer = machine.run(timeout=1)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
     assert not (machine.path / "asked").exists()
     problems = {source["source"]: source["problem"] for source in answer["sources"]}
     assert "did not answer" in problems["nvml"]
@@ -505,15 +505,27 @@ def readable() -> Iterator[Path]:
         yield path
 
 
+def used_by_children() -> float:
+    """Seconds of the processor."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_an_ordinary_user_gets_the_same_answer_within_half_a_second(readable: Path) -> None:
     options = {"sysfs_path": str(readable / "sys"), "pci_ids_path": str(readable / "pci.ids"), "debian_release": "12"}
     environment = {"PATH": f"{readable}/driver:/usr/bin:/bin", "LD_LIBRARY_PATH": str(readable / "driver")}
     # The user nobody, when root runs the tests.
     user = 65534 if os.geteuid() == 0 else None
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    answer = call(options, environment, path=str(readable), python=os.path.realpath(sys.executable), user=user)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    python = os.path.realpath(sys.executable)
+    # What every module begins with.
+    basic = {**os.environ, "PYTHONPATH": str(readable)}
+    begun = used_by_children()
+    subprocess.run([python, "-B", "-c", "import ansible.module_utils.basic"], check=True, cwd="/", env=basic)
+    before = used_by_children()
+    answer = call(options, environment, path=str(readable), python=python, user=user)
+    after = used_by_children()
     assert decided(answer) == ("gpu", "gpu_lowvram", 0)
     assert answer["gpus"][0]["chip"] == "GM107"
     # The processor's time: the clock's depends on what else the computer does, and the module waits for nothing.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
+    # On a slow one half a second is what it is beside that beginning, which needs a tenth of a second elsewhere.
+    assert after - before < max(0.5, 5 * (before - begun))

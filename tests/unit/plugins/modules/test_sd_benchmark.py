@@ -132,10 +132,14 @@ def test_asuka_is_the_guides(server: WebUi, engine_file: Path, checkpoint: Path)
 
 def test_times_are_those_a_client_waits() -> None:
     with serve(seconds_per_step=0.1, seconds_to_load=0.5) as server:
+        started = time.monotonic()
         answer = run(url=server.url, overrides={**SMALL, "steps": 5}, runs=3)
+        elapsed = time.monotonic() - started
     assert len(answer["runs_seconds"]) == 3
     assert sorted(answer["runs_seconds"])[1] == answer["seconds"]
-    assert 0.5 <= answer["seconds"] < 1.0
+    # What else the machine does is in all of these.
+    assert min(answer["runs_seconds"]) >= 0.5
+    assert sum(answer["runs_seconds"]) + answer["warmup_seconds"] <= elapsed
     assert answer["seconds_per_iteration"] == pytest.approx(answer["seconds"] / 5, abs=0.001)
     # The loading of the model is in the warm-up, and nowhere else.
     assert answer["warmup_seconds"] >= 0.6
@@ -383,7 +387,7 @@ def test_a_server_that_never_ends(misbehave: str) -> None:
     started = time.monotonic()
     with serve(misbehave=misbehave) as server:
         assert "within 1 seconds" in message(url=server.url, preset="smoke", timeout=1)
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 30
 
 
 def test_nothing_listens(tmp_path: Path) -> None:
