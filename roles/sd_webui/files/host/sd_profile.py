@@ -88,12 +88,12 @@ def lying() -> dict[str, Any]:
         return {}
 
 
-def is_in_force(data: Any) -> bool:
-    """Has this override a profile, and has it not expired?"""
+def in_force(data: Any) -> dict[str, Any] | None:
+    """This override, if it has a profile and has not expired."""
     if not isinstance(data, dict) or "profile" not in data:
-        return False
+        return None
     expires = data.get("expires")
-    return expires is None or (isinstance(expires, (int, float)) and expires > time.time())
+    return data if expires is None or (isinstance(expires, (int, float)) and expires > time.time()) else None
 
 
 def write(data: dict[str, Any]) -> None:
@@ -111,15 +111,15 @@ def write_override(profile: str, reason: str, seconds: float | None, set_by: str
     below = lying()
     if below.get("set_by") == set_by:
         below = below.get("over") or {}
-    if set_by != PERSON and is_in_force(below):
+    if set_by != PERSON and in_force(below):
         data["over"] = {name: value for name, value in below.items() if name != "over"}
     write(data)
 
 
 def lift() -> None:
     """Take the upper override away; what it lay over is in force again."""
-    below = lying().get("over")
-    if is_in_force(below):
+    below = in_force(lying().get("over"))
+    if below:
         write(below)
     else:
         settings.OVERRIDE.unlink(missing_ok=True)
@@ -148,7 +148,7 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
     """Do what the command line asks for; restart the server if that changed the active profile and is not unwanted."""
     before = settings.active_profile(release["profiles"])
     if arguments.action == "expire":
-        if is_in_force(lying()) or not settings.OVERRIDE.exists():
+        if in_force(lying()) or not settings.OVERRIDE.exists():
             return 0
         former_profile = str(lying().get("profile"))
         lift()
@@ -169,8 +169,8 @@ def change(arguments: argparse.Namespace, release: dict[str, Any]) -> int:
         if arguments.by not in (PERSON, lying().get("set_by", arguments.by)):
             print(f"The override is not from {arguments.by}, so it stays.")
             return 0
-        below = lying().get("over") if arguments.by != PERSON else None
-        wanted = str(below["profile"]) if is_in_force(below) else settings.desired_profile()
+        below = in_force(lying().get("over")) if arguments.by != PERSON else None
+        wanted = str(below["profile"]) if below else settings.desired_profile()
     if wanted != before and arguments.restart:
         # Before the override is written: whoever gives up waiting has changed nothing.
         wait(arguments.drain)
@@ -204,7 +204,9 @@ def main() -> int:
     )
     parser.add_argument("--for", dest="duration", type=duration, help="switch back after, for example, 90m, 6h or 2d")
     parser.add_argument("--reason", default="", help="said by sd-profile status")
-    parser.add_argument("--by", type=writer, default=PERSON, help="the program that asks for it; its clear takes only its own away")
+    parser.add_argument(
+        "--by", type=writer, default=PERSON, help="the program that asks for it; its clear takes only its own away"
+    )
     parser.add_argument(
         "--no-restart",
         dest="restart",

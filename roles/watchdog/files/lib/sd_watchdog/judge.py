@@ -74,7 +74,7 @@ def became_ready(memory: Memory, now: float) -> Memory:
 
 
 def works(seen: Seen, config: Config) -> bool:
-    """Does it compute, read or swap? What cannot be known about the processor counts as work: nothing is ended on a guess."""
+    """Does it compute, read or swap? An unknown processor time counts as work; a guess ends nothing."""
     if seen.cores is None or seen.cores >= config.idle_cores:
         return True
     if seen.read_rate >= WORKING_READ_RATE or seen.fault_rate >= WORKING_FAULT_RATE:
