@@ -219,7 +219,7 @@ def test_launch_takes_the_candidate(root: Path) -> None:
     ("data", "profile"),
     [
         ({"profile": "gpu_full", "expires": None}, "gpu_full"),
-        ({"profile": "gpu_full", "expires": time.time() + 600}, "gpu_full"),
+        ({"profile": "gpu_full", "expires": time.time() + 86400}, "gpu_full"),
         ({"profile": "gpu_full", "expires": time.time() - 1}, "cpu"),
         ({"profile": "gpu_gone", "expires": None}, "cpu"),
         ({"expires": None}, "cpu"),

@@ -88,7 +88,8 @@ class Host:
             "host": "closet",
             "release": "automatic1111-1.10.1",
             "state": "ready",
-            "since": time.time() - 60,
+            # Told in minutes: a few seconds more or less are none.
+            "since": time.time() - 3 * 3600,
             "said": "it answers",
             "profile": "gpu_full",
             "desired_profile": "gpu_full",
@@ -130,7 +131,7 @@ def test_status_of_a_server_that_is_well(host: Host, words: list[str]) -> None:
     host.status()
     done = host.run(*words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("The web UI on closet is ready, for 60 s.\n")
+    assert done.stdout.startswith("The web UI on closet is ready, for 3 h.\n")
     # systemd is asked only when the supervisor says nothing.
     assert not (host.root / "asked").exists()
 
@@ -186,10 +187,10 @@ def test_status_for_programs(host: Host) -> None:
 def test_why_it_is_down_and_since_when(host: Host) -> None:
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     host.status(state="starting", said="it has been loading for 20 s", ready_after=None)
-    host.write("var/lib/sd-watchdog/state.json", {"boot_id": boot_id, "outage": boottime() - 130})
-    assert "is starting; the last answer is 2 min 10 s ago.\n" in host.run("status").stdout
-    host.write("var/lib/sd-watchdog/state.json", {"boot_id": "another", "outage": boottime() - 130})
-    assert "is starting, for 60 s.\n" in host.run("status").stdout
+    host.write("var/lib/sd-watchdog/state.json", {"boot_id": boot_id, "outage": boottime() - 12 * 60})
+    assert "is starting; the last answer is 12 min ago.\n" in host.run("status").stdout
+    host.write("var/lib/sd-watchdog/state.json", {"boot_id": "another", "outage": boottime() - 12 * 60})
+    assert "is starting, for 3 h.\n" in host.run("status").stdout
 
 
 def test_the_override_says_why(host: Host) -> None:
