@@ -5,30 +5,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-import pytest
 
-
-def told(host: Any, name: str) -> dict[str, Any]:
-    """What the host says about it (tests/servers/chaos)."""
-    found: dict[str, Any] = json.loads(host.check_output(f"cd /opt && python3 -B -m chaos {name}"))
-    print(json.dumps(found, indent=1))
-    return found
-
-
-@pytest.mark.testinfra_hosts("sd-long-start")
-def test_a_start_of_220_seconds(host: Any) -> None:
-    found = told(host, "slow_start")
+def test_a_start_of_220_seconds(told: Any) -> None:
+    found = told("sd-long-start")
     assert 220 <= found["ready"] <= 300
     assert found["engines"] == 1 and found["counted"] == {}
     assert set(found["states"]) == {"starting"} and found["picture"]
 
 
-@pytest.mark.testinfra_hosts("sd-long-job")
-def test_a_picture_of_twelve_minutes(host: Any) -> None:
-    found = told(host, "long_job")
+def test_a_picture_of_twelve_minutes(told: Any) -> None:
+    found = told("sd-long-job")
     assert found["seconds"] >= 720
     assert found["jobs"] == {"asked": 1, "lost": 0}
     assert found["engines"] == 1 and found["counted"] == {}
