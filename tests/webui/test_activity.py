@@ -19,7 +19,7 @@ import pytest
 from .conftest import ENGINES, ROLE_FILES, Server, basic
 
 PATH = "/secondhand/activity"
-IDLE = {"job": False, "queue": 0, "name": "", "step": 0, "steps": 0, "job_number": 0}
+IDLE = {"job": False, "queue": 0, "page": 0, "name": "", "step": 0, "steps": 0, "job_number": 0}
 # More than the threads that Starlette has for all requests together.
 MANY = 45
 
@@ -132,19 +132,19 @@ def with_modules(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> None:
 
 
 def test_before_the_web_ui_has_loaded_anything(activity: Any) -> None:
-    assert without_time(activity.look()) == IDLE
+    assert without_time(activity.look()) == {**IDLE, "page": None}
 
 
 def test_a_web_ui_in_the_middle_of_its_start(activity: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with_modules(monkeypatch, shared={"state": None}, call_queue={})
-    assert without_time(activity.look()) == IDLE
+    assert without_time(activity.look()) == {**IDLE, "page": None}
 
 
 def test_values_that_an_extension_has_written(activity: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     state = types.SimpleNamespace(job="x\n" * 500, job_count=None, job_no="3", sampling_step=1.5, sampling_steps=None)
     with_modules(monkeypatch, shared={"state": state}, call_queue={"queue_lock": object()})
     told = activity.look()
-    assert without_time(told) == {**IDLE, "job": True, "name": "x" * 100}
+    assert without_time(told) == {**IDLE, "job": True, "page": None, "name": "x" * 100}
     json.dumps(told)
 
 
@@ -154,7 +154,7 @@ def test_a_job_of_the_page_without_a_name(activity: Any, monkeypatch: pytest.Mon
     state = types.SimpleNamespace(job=None, job_count=-1, job_no=0, sampling_step=0, sampling_steps=20)
     with_modules(monkeypatch, shared={"state": state}, call_queue={"queue_lock": lock})
     with lock:
-        assert without_time(activity.look()) == {**IDLE, "job": True, "queue": 1, "steps": 20}
+        assert without_time(activity.look()) == {**IDLE, "job": True, "queue": 1, "page": 1, "steps": 20}
     assert without_time(activity.look()) == IDLE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import os
 import pathlib
 import re
@@ -114,6 +115,18 @@ def test_the_api_with_a_password(server: Server) -> None:
     assert server.open_websocket("/extension/inner/socket", Authorization=basic()) == 101
     page_inside = server.ask("GET", "/extension/page/", Authorization=basic())
     assert page_inside.status == 200 and b"stand-in" in page_inside.body
+
+
+def test_the_page_with_a_password(server: Server) -> None:
+    """As it comes through a gateway, which logs people in itself and shows its own password here."""
+    for cookie in ("", "access-token=old; theme=dark; access-token-unsecure=old"):
+        known = {"Authorization": basic(), **({"Cookie": cookie} if cookie else {})}
+        page = server.ask("GET", "/", **known)
+        assert page.status == 200 and b"Shout" in page.body and b"auth_required" not in page.body
+        assert server.ask("GET", "/config", **known).status == 200
+        assert json.loads(server.ask("GET", "/user", **known).body) == LOGIN.partition(":")[0]
+    # Nobody else has come in by that.
+    assert server.ask("GET", "/config").status == 401
 
 
 def test_the_page_and_its_api_after_the_login(server: Server) -> None:

@@ -77,6 +77,9 @@ class Activity:
         return {
             "job": job,
             "queue": queue,
+            # Who holds the lock or waits for it and did not come through the API: the page. By its name a job cannot be
+            # told, as the web UI calls it "Batch 1 out of 4" where it makes several pictures.
+            "page": None if at_lock is None else max(0, at_lock - self._in_flight),
             "name": _printable(name) if job else "",
             "step": step if job else 0,
             "steps": _count(state, "sampling_steps") if job else 0,

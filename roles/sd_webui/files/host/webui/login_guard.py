@@ -17,6 +17,7 @@ import contextlib
 import functools
 import hashlib
 import hmac
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,9 @@ class Guard:
         # A digest is enough to compare with, and cannot be shown by mistake. Without a login only pages of other sites
         # are kept out, which a browser on this PC would let in.
         self._digest = None if login is None else hashlib.sha256(login.encode()).digest()
+        # What Gradio is told of who shows the password: its user, and a session that nobody else can name.
+        self._user = (login or "").partition(":")[0]
+        self._token = secrets.token_urlsafe(32)
         self._attempts: Counter[str] = Counter()
 
     def protect(self, application_class: Any) -> None:
@@ -156,8 +160,10 @@ class Guard:
                 form = await _read_whole(receive)
                 with self._attempt(scope):
                     await inner(passed, form, self._slow_refusals(scope, send))
-            elif _has_cookie(app, headers) or await self._has_password(scope, headers):
+            elif _has_cookie(app, headers):
                 await _let_in(inner, method, headers, passed, receive, send)
+            elif await self._has_password(scope, headers):
+                await _let_in(inner, method, headers, self._introduce(app, passed), receive, send)
             elif is_http and method in ("GET", "HEAD") and path == "/" and _asks_itself(app):
                 await _answer(send, 200, _PAGE_HEADERS, PAGE, with_body=method == "GET")
             else:
@@ -182,6 +188,22 @@ class Guard:
                 return True
             await _make_wait(scope)
         return False
+
+    def _introduce(self, app: Any, scope: Scope) -> Scope:
+        """The request with the cookie of a session: Gradio itself knows no passwords, and would ask once more.
+
+        Whoever comes through a gateway shows the password with each request, and never sees Gradio's own login.
+        """
+        if not _asks_itself(app):
+            return scope
+        app.tokens[self._token] = self._user
+        # Gradio 4 adds an id.
+        name = "access-token" + (f"-{app.cookie_id}" if getattr(app, "cookie_id", None) else "")
+        own = [value for key, value in scope["headers"] if key == b"cookie"]
+        parts = [part.strip() for value in own for part in value.split(b";")]
+        kept = [part for part in parts if part and not part.startswith(b"access-token")]
+        cookie = b"; ".join([*kept, f"{name}={self._token}".encode()])
+        return {**scope, "headers": [item for item in scope["headers"] if item[0] != b"cookie"] + [(b"cookie", cookie)]}
 
     @contextlib.contextmanager
     def _attempt(self, scope: Scope) -> Iterator[None]:

@@ -95,15 +95,17 @@ def _nothing() -> dict[str, Any]:
 
 
 def _task_progress(asked: dict[str, Any] = BODY) -> dict[str, Any]:
+    name, state = asked.get("id_task"), shared.state
+    is_active = bool(name) and state.job == name
     return {
-        "active": False,
+        "active": is_active,
         "queued": False,
-        "completed": False,
-        "progress": None,
+        "completed": name in shared.finished_tasks,
+        "progress": state.sampling_step / max(state.sampling_steps, 1) if is_active else None,
         "eta": None,
         "live_preview": None,
         "id_live_preview": asked.get("id_live_preview", -1),
-        "textinfo": "Waiting...",
+        "textinfo": None if is_active else "Waiting...",
     }
 
 

@@ -35,8 +35,8 @@ def noise(width: int, height: int, seed: int, step: int) -> bytes:
     return bytes(pixels.to(torch.uint8).flatten().tolist())
 
 
-def generate(asked: dict[str, Any], save: bool) -> tuple[Any, dict[str, Any]]:
-    """The picture and what upstream says about it."""
+def generate(asked: dict[str, Any], save: bool, name: str = "scripts_txt2img") -> tuple[Any, dict[str, Any]]:
+    """The picture and what upstream says about it; the API's jobs have this name, the page's task(…)."""
     width, height = int(asked.get("width", 512)), int(asked.get("height", 512))
     steps = int(asked.get("steps", 50))
     seed = int(asked.get("seed", -1))
@@ -45,7 +45,7 @@ def generate(asked: dict[str, Any], save: bool) -> tuple[Any, dict[str, Any]]:
     with shared.queue_lock:
         if sd_models.loaded is None:
             raise AttributeError("'NoneType' object has no attribute 'lowvram'")
-        state.job, state.job_count, state.sampling_steps, state.interrupted = "scripts_txt2img", 1, steps, False
+        state.job, state.job_count, state.sampling_steps, state.interrupted = name, 1, steps, False
         try:
             pixels = b""
             for step in range(steps):
@@ -57,7 +57,7 @@ def generate(asked: dict[str, Any], save: bool) -> tuple[Any, dict[str, Any]]:
                 time.sleep(STEP_SECONDS)
         finally:
             state.job, state.job_count, state.sampling_step, state.sampling_steps = "", 0, 0, 0
-        name, sha256 = sd_models.loaded.name, sd_models.loaded.sha256
+        model, sha256 = sd_models.loaded.name, sd_models.loaded.sha256
     image = Image.frombytes("RGB", (width, height), pixels or bytes(3 * width * height))
     info = {
         "prompt": asked.get("prompt", ""),
@@ -68,7 +68,7 @@ def generate(asked: dict[str, Any], save: bool) -> tuple[Any, dict[str, Any]]:
         "steps": steps,
         "cfg_scale": asked.get("cfg_scale", 7.0),
         "sampler_name": asked.get("sampler_name") or "Euler",
-        "sd_model_name": os.path.splitext(name)[0],
+        "sd_model_name": os.path.splitext(model)[0],
         "sd_model_hash": sha256[:10],
         "version": f"v{release.VERSION}",
     }

@@ -51,6 +51,8 @@ opts = options.Options(cmd_opts.ui_settings_file)
 # One generation at a time; everything else of the model waits for it as well.
 queue_lock = threading.Lock()
 stop_requested = threading.Event()
+# Jobs of the page that are done, by name.
+finished_tasks: list[str] = []
 
 
 class State:

@@ -42,8 +42,10 @@ def ui_settings(path: str) -> dict[str, Any]:
     return merged
 
 
-def generate(prompt: str, negative_prompt: str, steps: float, width: float, height: float, seed: float) -> Any:
-    """What the button does: the picture is kept, other than one that the API makes."""
+def generate(
+    task: str, prompt: str, negative_prompt: str, steps: float, width: float, height: float, seed: float
+) -> Any:
+    """What the button does: the picture is kept, other than one that the API makes. The page has named the task."""
     asked = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -52,7 +54,10 @@ def generate(prompt: str, negative_prompt: str, steps: float, width: float, heig
         "height": height,
         "seed": seed,
     }
-    return processing.generate(asked, save=True)[0]
+    name = task or "task(unnamed)"
+    image = processing.generate(asked, save=True, name=name)[0]
+    shared.finished_tasks.append(name)
+    return image
 
 
 def save_style(name: str, prompt: str, negative_prompt: str) -> str:
@@ -84,8 +89,10 @@ def create_ui() -> Any:
             ]
             seed = gradio.Number(label="Seed", elem_id="txt2img_seed", value=start["txt2img/Seed/value"])
             button = gradio.Button("Generate", elem_id="txt2img_generate")
+            # Upstream's script fills it in, and asks /internal/progress for it.
+            task = gradio.Textbox(elem_id="txt2img_id_task", visible=False)
             picture = gradio.Image(label="Output", elem_id="txt2img_gallery", type="pil")
-            button.click(generate, inputs=[prompt, negative, *numbers, seed], outputs=picture)
+            button.click(generate, inputs=[task, prompt, negative, *numbers, seed], outputs=picture)
             style = gradio.Textbox(label="Style", elem_id="txt2img_style_name")
             save = gradio.Button("Save style", elem_id="txt2img_style_create")
             save.click(save_style, inputs=[style, prompt, negative], outputs=style)
