@@ -16,13 +16,17 @@ import hashlib
 import json
 import os
 import pwd
+import re
+import sqlite3
 import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 SCHEMA = 1
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 Record = dict[str, Any]
 
@@ -149,6 +153,85 @@ def watch_is_right(wanted: Record) -> bool:
     )
 
 
+def in_folders(path: str, folders: list[str]) -> bool:
+    return any(path.startswith(f"{folder.rstrip('/')}/") for folder in folders)
+
+
+def known_files(index: str) -> list[tuple[str, str]]:
+    """Complete files whose SHA-256 the index knows, and which are as they were then."""
+    if not os.path.exists(index):
+        return []
+    found = []
+    with contextlib.suppress(sqlite3.Error):
+        database = sqlite3.connect(f"file:{quote(index)}?mode=ro", uri=True, timeout=30)
+        with contextlib.closing(database):
+            rows = database.execute("SELECT sha256, path, device, inode, size, mtime_ns FROM files ORDER BY path")
+            for sha256, path, *seen in rows:
+                with contextlib.suppress(OSError):
+                    now = os.stat(path)
+                    same = [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns] == seen
+                    if same and stat.S_ISREG(now.st_mode) and DIGEST.fullmatch(sha256):
+                        found.append((sha256, path))
+    return found
+
+
+def links_in(folder: str) -> dict[str, str]:
+    """What lies in the folder, and where it leads; "" for what is no link."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            try:
+                found[name] = os.readlink(os.path.join(folder, name))
+            except OSError:
+                found[name] = ""
+    return found
+
+
+def links_wanted(asked: Record) -> dict[str, str]:
+    """The links that there should be: for models of these folders, and those of another store that still hold."""
+    if not asked["wanted"]:
+        return {}
+    there = links_in(asked["folder"])
+    wanted: dict[str, str] = {}
+    for sha256, path in known_files(asked["index"]):
+        holds = there.get(sha256) == path
+        if (in_folders(path, asked["folders"]) and sha256 not in wanted) or holds:
+            # One that is right already stays, where several files have the same content.
+            wanted[sha256] = path
+    return wanted
+
+
+def share_is_right(asked: Record) -> bool:
+    """Whether the links are there that should be, and no other."""
+    is_there = os.path.isdir(asked["folder"]) or not asked["wanted"]
+    return is_there and links_in(asked["folder"]) == links_wanted(asked)
+
+
+def share(asked: Record) -> Record:
+    """Make the links to models by their SHA-256, and remove those that lead nowhere or to something else."""
+    folder, wanted = asked["folder"], links_wanted(asked)
+    changed = []
+    if asked["wanted"] and not os.path.isdir(folder):
+        os.makedirs(folder, mode=0o755)
+        os.chmod(folder, 0o755)
+        changed.append(folder)
+    for name, target in links_in(folder).items():
+        if wanted.get(name) != target:
+            os.unlink(os.path.join(folder, name))
+            changed.append(name)
+    there = links_in(folder)
+    for name, path in wanted.items():
+        if name not in there:
+            os.symlink(path, os.path.join(folder, name))
+            changed.append(name)
+    if not asked["wanted"]:
+        # Of role gateway too, whose mirror serves it: only what is empty goes.
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+            changed.append(folder)
+    return {"changed": sorted(set(changed)), "shared": len(wanted)}
+
+
 def look(asked: Record) -> Record:
     """What the host has; changes nothing."""
     files = read(asked["manifest"])["stores"].get(asked["store"], {})
@@ -163,6 +246,7 @@ def look(asked: Record) -> Record:
         "packages": missing_packages(asked["packages"]) if asked["packages"] else [],
         "scanner": os.path.exists(asked["scanner"]),
         "watch": watch_is_right(asked["watch"]) if asked["watch"] else True,
+        "shared": share_is_right(asked["share"]) if asked["share"] else True,
     }
 
 
@@ -244,6 +328,7 @@ STEPS = {
     "prunable": prunable,
     "prune": prune,
     "packages": record_packages,
+    "share": share,
 }
 
 

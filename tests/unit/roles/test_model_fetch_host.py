@@ -46,7 +46,7 @@ class Manifest:
 
     def present(self, *keys: str) -> dict[str, list[str]]:
         nobody = {"owner": "root", "group": "root", "mode": "0664", "packages": [], "scanner": "", "watch": {}}
-        found: dict[str, list[str]] = self("look", keys=list(keys), folders=[], **nobody)["present"]
+        found: dict[str, list[str]] = self("look", keys=list(keys), folders=[], share={}, **nobody)["present"]
         return found
 
     def prunable(self, *keys: str, keep: tuple[str, ...] = (), engine: str = "") -> dict[str, Any]:
@@ -140,7 +140,8 @@ def test_only_what_is_still_as_it_was_is_removed(manifest: Manifest, model: Path
 def test_an_owner_that_is_another_one_by_now_is_seen(manifest: Manifest, model: Path) -> None:
     model.chmod(0o640)
     manifest.add(model)
-    asked = {"keys": ["a"], "folders": [], "owner": "root", "group": "root", "packages": [], "scanner": "", "watch": {}}
+    nothing: dict[str, Any] = {"folders": [], "packages": [], "scanner": "", "watch": {}, "share": {}}
+    asked = {"keys": ["a"], "owner": "root", "group": "root", **nothing}
     status = model.stat()
     at_home = (status.st_uid, status.st_gid) == (0, 0)
     assert manifest("look", mode="0640", **asked)["drifted"] == ([] if at_home else ["a"])
