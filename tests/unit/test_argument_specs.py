@@ -78,8 +78,19 @@ def test_defaults_and_specification_name_the_same_options(role: str) -> None:
     assert set(read(role, "defaults/main.yml")) == set(specification(role)) - required
 
 
+def is_no_value_of(kind: str, value: Any) -> bool:
+    """An expression is a text, and documentation takes a text for neither of these."""
+    return kind in ("bool", "dict", "float", "int") and isinstance(value, str) and "{{" in value
+
+
 def test_defaults_and_specification_have_the_same_values(role: str) -> None:
     defaults = read(role, "defaults/main.yml")
+    for name, option in specification(role).items():
+        if is_no_value_of(option["type"], defaults.get(name)):
+            # So the description has to tell where the default comes from.
+            assert "default" not in option
+            shared = re.findall(r"\bsecondhand_diffusion_[a-z_]+", defaults.pop(name))
+            assert shared and all(each in str(option["description"]) for each in shared)
     specified = {name: option.get("default") for name, option in specification(role).items() if name in defaults}
     assert specified == defaults
     # 1 == true in Python, not in YAML.
