@@ -71,6 +71,24 @@ if [ -r "$ENGINE_FILE" ]; then
 elif [ -e "$ENGINE_FILE" ]; then
   echo "engine_file=unreadable"
 fi
+if [ -r "$ROOT/etc/sd-webui/profile" ]; then
+  echo "profile=$(head -n 1 "$ROOT/etc/sd-webui/profile")"
+fi
+
+# What sd-profile or the watchdog has laid over it, while that is in force.
+override="$ROOT/var/lib/sd-webui/profile-override.json"
+first_value() { tr -d '\n' <"$override" | grep -o "\"$1\": *[^,}]*" | head -n 1 | sed 's/^[^:]*: *//; s/"//g; s/[.].*//'; }
+if [ -r "$override" ]; then
+  case "$(first_value expires)" in
+    '' | *[!0-9]*) echo "override=$(first_value profile)" ;;
+    *) [ "$(first_value expires)" -le "$(date +%s)" ] || echo "override=$(first_value profile)" ;;
+  esac
+fi
+
+if [ -r "$ROOT/etc/sd-gateway/gateway.json" ]; then
+  echo "gateway_file=$(tr -d '\n' <"$ROOT/etc/sd-gateway/gateway.json")"
+  echo "gateway_unit=$(systemctl is-active sd-gateway.service 2>/dev/null)"
+fi
 
 # One word of the watchdog's own, when it is not older than its supervisor would let it become.
 status="$ROOT/run/sd-watchdog/status.json"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,10 +52,18 @@ def machine(
     return root
 
 
-def report(tmp_path: Path, hosts: dict[str, dict[str, Any]], check: bool = False) -> tuple[list[str], str]:
+def report(
+    tmp_path: Path,
+    hosts: dict[str, dict[str, Any]],
+    check: bool = False,
+    gateways: dict[str, dict[str, Any]] | None = None,
+) -> tuple[list[str], str]:
     inventory = tmp_path / "inventory.json"
     every = {"ansible_connection": "local", "sd_webui_data_dir": "/srv/sd", "base_min_free_gb": 0}
-    inventory.write_text(json.dumps({"sd_servers": {"hosts": hosts, "vars": every}}))
+    groups: dict[str, Any] = {"sd_servers": {"hosts": hosts, "vars": every}}
+    if gateways is not None:
+        groups["sd_gateway"] = {"hosts": gateways, "vars": every}
+    inventory.write_text(json.dumps(groups))
     done = subprocess.run(
         [
             *(sys.executable, "-m", "ansible", "playbook", "-i", inventory, ROOT / "playbooks/report.yml"),
@@ -72,9 +82,28 @@ def report(tmp_path: Path, hosts: dict[str, dict[str, Any]], check: bool = False
     return lines, done.stdout
 
 
+def rows(lines: list[str]) -> list[str]:
+    """The rows of all tables, each in one line: what was broken to keep to the width is put together, cell by cell."""
+    found: list[list[str]] = []
+    starts: list[int] = []
+    inside = False
+    for text in lines:
+        if text.startswith("HOST "):
+            starts, inside = [place.start() for place in re.finditer(r"(?:^|(?<=  ))\S", text)], False
+        elif text.startswith("---"):
+            inside = True
+        elif inside and text:
+            cells = [text[one:two].strip() for one, two in itertools.pairwise([*starts, None])]
+            if text.startswith(" "):
+                found[-1] = [f"{one} {two}".strip() for one, two in zip(found[-1], cells)]
+            else:
+                found.append(cells)
+    return ["  ".join(cells).rstrip() for cells in found]
+
+
 def line(lines: list[str], *words: str) -> str:
-    found = [text for text in lines if all(word in text for word in words)]
-    assert len(found) == 1, (words, lines)
+    found = [text for text in rows(lines) if all(word in text for word in words)]
+    assert len(found) == 1, (words, rows(lines))
     return found[0]
 
 
@@ -120,18 +149,22 @@ def test_what_it_says(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
             )
         )
         lines, output = report(
-            tmp_path, {**hosts, "gone": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}}
+            # The first of them, in whose name the report is made.
+            tmp_path,
+            {"gone": {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}, **hosts},
         )
         checked, _output = report(tmp_path, hosts, check=True)
         # The disk of the machine that tests may fill up meanwhile.
         free = re.compile(r"[\d.]+ GiB on")
-        told = [free.sub("", text) for text in lines if "gone" not in text][:3]
-        assert told == [free.sub("", text) for text in checked[:3]]
+        told = [free.sub("", text) for text in rows(lines) if "gone" not in text][:3]
+        assert told == [free.sub("", text) for text in rows(checked)[:3]]
+        # What debug puts around a line makes 120 columns of it.
+        assert max(map(len, lines)) <= 108
         assert server.requests[0]["path"] == "/sdapi/v1/options"
 
     old = line(lines, "old-pc", "Core i5-2300")
     assert "Debian 12.11" in old and "(4 threads)" in old and "3.0 GiB" in old and "4.0 GiB" in old
-    assert old.count(" no ") == 3
+    assert old.count("  no") == 3
     # All three graphics controllers, and not the card's sound device.
     assert "NVIDIA GeForce GTX 750 Ti, driver none" in old
     assert "NVIDIA (10de:ffff)" in old and "Intel 2nd Generation" in old and "0fbc" not in old
@@ -139,7 +172,7 @@ def test_what_it_says(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
     card = line(lines, "old-pc", "GeForce GTX 750 Ti", "GM107")
     assert "stores only" in card and re.search(r" 580 +2\.14$", card)
     assert re.search(r"10de:ffff +\? +\? +\? +unknown +none +\? +\?$", line(lines, "old-pc", "10de:ffff", "unknown  "))
-    plan = line(lines, "old-pc", "once its driver runs")
+    plan = line(lines, "old-pc", "once its driver runs  ")
     assert re.search(r"gpu_lowvram +535 \(debian\) +2\.1\.2\+cu121 ", plan)
     assert line(lines, "unknown chip 10de:ffff, not in the table")
     assert "There is no NVIDIA card, so the CPU." in line(lines, "good", "2.1.2+cpu")
@@ -149,7 +182,8 @@ def test_what_it_says(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
     assert " yes " in line(lines, "good", "automatic1111", "7.0 GiB needed")
     verdict = line(lines, "good", "stable_diffusion_cpp", "GiB needed")
     assert " yes " in verdict and "small models only" in verdict and "no AVX2" in verdict
-    assert line(lines, "good", "r1").endswith("answers  none")
+    # Engine, release, profile (no file tells it), gateway, weight, watchdog, state.
+    assert re.search(r"stable_diffusion_cpp 0.4.7  r1  \?  itself    none  answers$", line(lines, "good", "r1"))
     assert "not reached" in line(lines, "gone", "reached")
     assert "Connection refused" in line(lines, "gone", "?")
     assert not re.search(r"changed=[1-9]|failed=[1-9]", output)
@@ -163,11 +197,56 @@ def test_a_server_that_is_down(tmp_path: Path, hosts: dict[str, dict[str, Any]])
     status = Path(hosts["good"]["report_root"]) / "run/sd-watchdog/status.json"
     status.parent.mkdir(parents=True)
     status.write_text(json.dumps({"schema": 1, "state": "waiting", "said": "\x1b[2J"}, indent=1))
-    lines, _output = report(tmp_path, {"good": hosts["good"]})
-    found = line(lines, "good", "systemctl")
-    assert "does not answer: systemctl status sd-webui.service" in found and found.endswith("  waiting")
     # What it wrote last is no news for ever.
-    os.utime(status, (0, 0))
-    (status.parents[2] / "usr/local/lib/sd-watchdog").mkdir(parents=True)
-    lines, _output = report(tmp_path, {"good": hosts["good"]})
-    assert line(lines, "good", "systemctl").endswith("  silent")
+    (tmp_path / "late/usr/local/lib/sd-watchdog").mkdir(parents=True)
+    shutil.copytree(hosts["good"]["report_root"], tmp_path / "late", dirs_exist_ok=True)
+    os.utime(tmp_path / "late/run/sd-watchdog/status.json", (0, 0))
+    late = {**hosts["good"], "report_root": str(tmp_path / "late")}
+    lines, _output = report(tmp_path, {"good": hosts["good"], "late": late})
+    found = line(lines, "good", "systemctl")
+    assert "does not answer: systemctl status sd-webui.service" in found and "  waiting  " in found
+    assert "  silent  " in line(lines, "late", "systemctl")
+
+
+def test_a_fleet(tmp_path: Path, hosts: dict[str, dict[str, Any]]) -> None:
+    gateway = {
+        "schema": 1,
+        "url": "https://192.168.1.19/",
+        "certificate": "self-signed",
+        "unit": "sd-gateway.service",
+        "servers": [{"name": "good", "address": "192.168.1.20", "port": 7860, "engine": "e", "weight": 256}],
+    }
+    root = machine(tmp_path / "door", 1 * 1024**2, "", "Debian GNU/Linux", "12", {})
+    (root / "etc/sd-gateway").mkdir()
+    (root / "etc/sd-gateway/gateway.json").write_text(json.dumps(gateway, indent=2))
+    engine: dict[str, Any] = {
+        "engine": "automatic1111",
+        "version": "1.10.1",
+        "release": "automatic1111-1.10.1-1a2b3c4d",
+    }
+    engine |= {"address": "127.0.0.1", "port": 9, "readiness_path": "/", "unit": "sd-webui.service"}
+    (tmp_path / "engine.json").write_text(json.dumps(engine))
+    state = Path(hosts["good"]["report_root"])
+    for name in ("etc/sd-webui", "var/lib/sd-webui"):
+        (state / name).mkdir(parents=True)
+    (state / "etc/sd-webui/profile").write_text("gpu_medvram\n")
+    servers = {name: hosts[name] for name in ("good", "old-pc")}
+    for name, expires in (("held", None), ("past", 1.5)):
+        shutil.copytree(state, tmp_path / name)
+        override = {"schema": 1, "profile": "cpu", "reason": "r", "expires": expires, "set_by": ""}
+        override["over"] = {"profile": "gpu_full"}
+        (tmp_path / name / "var/lib/sd-webui/profile-override.json").write_text(json.dumps(override, indent=2))
+        servers[name] = {**hosts["good"], "report_root": str(tmp_path / name)}
+    lines, _output = report(tmp_path, servers, gateways={"door": {"report_root": str(root)}})
+    served = line(lines, "good", "1a2b3c4d")
+    assert "automatic1111 1.10.1  1.10.1-1a2b3c4d  gpu_medvram  door  256  none" in served
+    # Until when somebody wanted another profile.
+    assert "  cpu, for now  door  " in line(lines, "held", "1a2b3c4d")
+    assert "  gpu_medvram  door  " in line(lines, "past", "1a2b3c4d")
+    # It is in front of all, and knows one of them so far.
+    assert line(lines, "door", "192.168.1.19").startswith(
+        "door  https://192.168.1.19/  signed by itself  good  does not run"
+    )
+    # A gateway alone is asked for no card and no engine.
+    assert not [text for text in rows(lines) if text.startswith("door") and "stable_diffusion_cpp" in text]
+    assert max(map(len, lines)) <= 108
