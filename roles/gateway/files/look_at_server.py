@@ -118,6 +118,8 @@ def agent_says(address: str, port: int) -> str:
     """The line of the agent check; empty when there is none."""
     received = b""
     with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=TIMEOUT) as connection:
+        # As HAProxy does. Who says nothing waits for the answer.
+        connection.sendall(b"page\n")
         while len(received) < 100:
             block = connection.recv(100)
             if not block:

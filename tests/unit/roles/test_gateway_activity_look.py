@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import ports
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "roles/gateway/files/look_at_server.py"
@@ -175,10 +176,11 @@ def test_a_port_that_somebody_else_has(host: Host) -> None:
 
 @contextmanager
 def agent(word: bytes) -> Iterator[int]:
-    """Says this word to whoever connects."""
+    """Says this word to whoever asks."""
 
     class Answer(socketserver.BaseRequestHandler):
         def handle(self) -> None:
+            assert self.request.recv(100) == b"page\n"
             self.request.sendall(word)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Answer) as server:
@@ -207,17 +209,19 @@ def test_no_agent_check(host: Host) -> None:
 
 
 def test_waits_for_what_is_not_there_yet(host: Host) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-
     def later() -> None:
-        with socket.create_server(("127.0.0.1", port)) as listener:
-            connection, _address = listener.accept()
-            connection.sendall(b"ready up 0%\n")
-            connection.close()
+        held.listen()
+        connection, _address = held.accept()
+        assert connection.recv(100) == b"page\n"
+        connection.sendall(b"ready up 0%\n")
+        connection.close()
 
-    threading.Timer(1.5, later).start()
-    assert host.look("activity", port, patience=60)["parts"]["activity"]["faults"] == []
+    # Until somebody listens there, it refuses.
+    with ports.hold() as held:
+        thread = threading.Timer(1.5, later)
+        thread.start()
+        assert host.look("activity", ports.number(held), patience=60)["parts"]["activity"]["faults"] == []
+        thread.join()
 
 
 # The mirror
