@@ -15,18 +15,6 @@ from fleet import client
 from fleet.members import GATEWAY, LOGIN, MEMBERS, SERVERS, STRANGER
 
 SECRET = b"secret-of-the-engine"
-# Which of some ports of a host take a connection.
-CONNECT = """
-python3 - {address} {ports} <<'END'
-import socket, sys
-for port in sys.argv[2:]:
-    try:
-        socket.create_connection((sys.argv[1], int(port)), timeout=3).close()
-        print(port)
-    except OSError:
-        pass
-END
-"""
 # Everything that must not be known, a line each; from the files that hold it.
 SECRETS = r"""
 cd /etc/sd-gateway 2>/dev/null || cd /
@@ -56,11 +44,6 @@ echo --- journal
 journalctl --quiet --no-pager --output=cat | grep -aFf /root/secrets | cut -c1-200 || true
 rm /root/secrets
 """
-
-
-def open_ports(fleet: Any, source: str, target: str, ports: str = "22 80 443 7860 7861 7862 8405") -> set[int]:
-    found = fleet.on(source, CONNECT.format(address=fleet.address(target), ports=ports))
-    return {int(port) for port in found.split()}
 
 
 def test_no_route_answers_without_a_login(fleet: Any) -> None:
@@ -121,17 +104,17 @@ def test_plain_http_only_redirects(fleet: Any) -> None:
 
 
 def test_a_neighbour_reaches_the_gateway_and_nothing_else(fleet: Any) -> None:
-    assert open_ports(fleet, STRANGER, GATEWAY) == {22, 80, 443}
+    assert fleet.open_ports(STRANGER, GATEWAY) == {22, 80, 443}
     for server in SERVERS:
-        assert open_ports(fleet, STRANGER, server) == {22}, server
+        assert fleet.open_ports(STRANGER, server) == {22}, server
 
 
 def test_members_reach_what_they_need(fleet: Any) -> None:
     for server in SERVERS:
-        assert open_ports(fleet, GATEWAY, server) == {22, 7860, 7861}, server
-    assert open_ports(fleet, "sd-fleet-1", "sd-fleet-2") == {22, 7862}
+        assert fleet.open_ports(GATEWAY, server) == {22, 7860, 7861}, server
+    assert fleet.open_ports("sd-fleet-1", "sd-fleet-2") == {22, 7862}
     # A server asks its own web UI by the address that it listens on.
-    assert 7860 in open_ports(fleet, "sd-fleet-1", "sd-fleet-1")
+    assert 7860 in fleet.open_ports("sd-fleet-1", "sd-fleet-1")
 
 
 def test_a_person_s_firewall_and_ours_live_side_by_side(fleet: Any) -> None:
@@ -140,8 +123,8 @@ def test_a_person_s_firewall_and_ours_live_side_by_side(fleet: Any) -> None:
         fleet.on("sd-fleet-1", command)
         tables = fleet.on("sd-fleet-1", "nft list tables").splitlines()
         assert {"table inet person", "table inet sd_gateway"} <= set(tables), command
-        assert open_ports(fleet, STRANGER, "sd-fleet-1") == {22}, command
-        assert open_ports(fleet, GATEWAY, "sd-fleet-1") == {22, 7860, 7861}, command
+        assert fleet.open_ports(STRANGER, "sd-fleet-1") == {22}, command
+        assert fleet.open_ports(GATEWAY, "sd-fleet-1") == {22, 7860, 7861}, command
     assert "4711" in fleet.on("sd-fleet-1", "nft list table inet person")
 
 
@@ -151,10 +134,10 @@ def test_without_its_firewall_a_web_ui_does_not_start(fleet: Any, eventually: An
     fleet.on("sd-fleet-3", f"mv {rules} /root/; systemctl stop sd-gateway-firewall sd-webui")
     try:
         assert fleet.run("sd-fleet-3", "timeout 20 systemctl start sd-webui").returncode != 0
-        assert open_ports(fleet, STRANGER, "sd-fleet-3") - {7861, 7862} == {22}
+        assert fleet.open_ports(STRANGER, "sd-fleet-3") - {7861, 7862} == {22}
     finally:
         fleet.on("sd-fleet-3", f"mv /root/firewall.nft {rules}; systemctl restart sd-gateway-firewall {others}")
-    assert open_ports(fleet, STRANGER, "sd-fleet-3") == {22}
+    assert fleet.open_ports(STRANGER, "sd-fleet-3") == {22}
     eventually(lambda: fleet.state("sd-fleet-3").startswith("UP"))
 
 

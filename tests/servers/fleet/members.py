@@ -25,6 +25,18 @@ SERVERS = ["sd-fleet-1", "sd-fleet-2", "sd-fleet-3"]
 MEMBERS = [GATEWAY, *SERVERS]
 LOGIN = "keeper:correct-horse-battery"
 JOBS = "/srv/sd/webui/jobs.jsonl"
+# Which of some ports of a host take a connection.
+CONNECT = """
+python3 - {address} {ports} <<'END'
+import socket, sys
+for port in sys.argv[2:]:
+    try:
+        socket.create_connection((sys.argv[1], int(port)), timeout=3).close()
+        print(port)
+    except OSError:
+        pass
+END
+"""
 # How long anything may take on the slowest machine; what is tested is that it happens.
 PATIENCE = 300
 
@@ -76,6 +88,11 @@ class Fleet:
     def client(self, login: str = LOGIN, scheme: str = "https") -> client.Client:
         """Somebody on the controller, who is on the LAN."""
         return client.Client(f"{scheme}://{self.address(GATEWAY)}", login, self.cafile)
+
+    def open_ports(self, source: str, target: str, ports: str = "22 80 443 7860 7861 7862 8405") -> set[int]:
+        """What of another host one of them reaches."""
+        found = self.on(source, CONNECT.format(address=self.address(target), ports=ports))
+        return {int(port) for port in found.split()}
 
     def page_of(self, server: str) -> dict[str, str]:
         """The cookies of a browser whose page this server has sent."""
