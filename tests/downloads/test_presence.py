@@ -174,16 +174,18 @@ def test_mirror_folder(hubs: Hubs, run_module: Modules, options: Options, file: 
 
 
 def test_a_hundred_models(hubs: Hubs, run_module: Modules, tmp_path: Path) -> None:
-    """No network, no byte of a model, less than two seconds for all."""
+    """No network, no byte of a model, and far less time than a run for each."""
     requests: list[Options] = []
     for number in range(100):
         data = f"model {number}".encode() * 1000
         stored = hubs.storage.add_bytes(f"many/{number}.dat", data)
         digest = hashlib.sha256(data).hexdigest()
         requests.append({"source": "url", "url": stored.url, "sha256": digest, "dest": str(tmp_path / f"{number}.dat")})
+    started = time.monotonic()
     for request in requests[:3]:
         run = run_module("url_download", **{name: value for name, value in request.items() if name != "source"})
         assert run.result["changed"], run.output
+    alone = (time.monotonic() - started) / 3
     look = run_module("model_files_info", requests=requests)
     assert [entry["present"] for entry in look.result["files"]] == [True] * 3 + [False] * 97, look.output
     # The rest, as 97 more runs would leave it.
@@ -196,8 +198,8 @@ def test_a_hundred_models(hubs: Hubs, run_module: Modules, tmp_path: Path) -> No
     look = run_module("model_files_info", requests=requests)
     seconds = time.monotonic() - started
     assert [entry["present"] for entry in look.result["files"]] == [True] * 100, look.output
-    # What each of them would need alone is more by far; a busy machine is no failure.
-    assert seconds < 20
+    # What each of them needs alone, on this machine as busy as it is, is more by far.
+    assert seconds < 25 * alone
     assert not hubs.requests
     Path(requests[0]["dest"]).unlink()
     look = run_module("model_files_info", requests=requests)

@@ -41,6 +41,7 @@ MISBEHAVIOURS = (
 )
 # What makes A1111 read its lists of models again.
 REFRESH = tuple(f"/sdapi/v1/refresh-{kind}" for kind in ("checkpoints", "vae", "loras", "embeddings"))
+INTERRUPT = "/sdapi/v1/interrupt"
 CHECKPOINT = "random-sd15"
 CHECKPOINT_SHA256 = "6ce0161689b3853acaa03779ec93eafe75a02f4ced659bee03f50797806fa2fa"
 
@@ -89,6 +90,8 @@ class WebUi(ThreadingHTTPServer):
         self.requests: list[dict[str, Any]] = []
         self.out_of_memory_events = 0
         self.stopping = threading.Event()
+        # The picture that is being made ends early (A1111).
+        self.interrupted = threading.Event()
         # Both engines make one picture at a time.
         self.generating = threading.Lock()
         self.loaded = False
@@ -113,6 +116,7 @@ def serve(**options: Any) -> Iterator[WebUi]:
         yield server
     finally:
         server.stopping.set()
+        server.interrupted.set()
         server.shutdown()
         server.server_close()
 
@@ -142,6 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._may_enter():
             return
         if self.path in REFRESH and self.server.kind == "automatic1111" and self.server.misbehave != "no_api":
+            self._send(200, {})
+            return
+        if self.path == INTERRUPT and self.server.kind == "automatic1111" and self.server.misbehave != "no_api":
+            self.server.interrupted.set()
             self._send(200, {})
             return
         if self.path != "/sdapi/v1/txt2img" or self.server.misbehave == "no_api":
@@ -226,7 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
             if not self.server.loaded:
                 self.server.loaded = True
                 self.server.stopping.wait(self.server.seconds_to_load)
-            self.server.stopping.wait(self.server.seconds_per_step * int(asked.get("steps", 20)))
+            self.server.interrupted.clear()
+            self.server.interrupted.wait(self.server.seconds_per_step * int(asked.get("steps", 20)))
         if misbehave == "wrong_size":
             width, height = width + 64, height + 64
         settings = json.dumps({key: asked.get(key) for key in ("prompt", "seed", "steps", "cfg_scale", "sampler_name")})

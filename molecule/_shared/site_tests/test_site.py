@@ -15,7 +15,7 @@ def test_serves_and_comes_back(host: Any) -> None:
     pid = host.check_output("systemctl show --property=MainPID --value sd-webui")
     host.check_output(f"kill -9 {pid}")
     time.sleep(1)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while host.run("python3 -Es /opt/sd-webui/libexec/check_running.py").rc != 0:
         assert time.monotonic() < deadline, host.check_output("journalctl -u sd-webui --no-pager -n 50")
         time.sleep(0.5)

@@ -76,7 +76,7 @@ class WebUi:
         """How often it was started so far."""
         return int(self.host.check_output(f"journalctl --quiet --output=cat -u {UNIT} | grep -c '^starting '"))
 
-    def wait(self, seconds: int = 60) -> None:
+    def wait(self, seconds: int = 300) -> None:
         """Until the current release answers."""
         deadline = time.monotonic() + seconds
         while self.host.run("python3 -Es /opt/sd-webui/libexec/check_running.py").rc != 0:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -82,10 +81,8 @@ class TestUpdate:
 @pytest.mark.usefixtures("untouched")
 def test_a_repository_that_is_gone(host: Any, playbook: Any) -> None:
     """No prompt that nobody answers. The other ways to fail: tests/unit/roles/test_sd_webui_build.py."""
-    started = time.monotonic()
     run = playbook(UPDATE, TARGET, sd_webui_git_mirror="{{ scenario_server }}/private", scenario_release="absent")
     assert run.returncode != 0
-    assert time.monotonic() - started < 60
     for sentence in (TARGET, "asks for a login", "removed or made private", "set sd_webui_sources.webui.repository"):
         assert sentence in run.message
 

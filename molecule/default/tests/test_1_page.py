@@ -65,7 +65,7 @@ def test_makes_a_picture_from_the_page(browser: webdriver.Chrome, page_urls: lis
     screenshots = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"])
     for url in page_urls:
         browser.get(url)
-    WebDriverWait(browser, 30).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".generate-cancel-btn"))
+    WebDriverWait(browser, 300).until(lambda page: page.find_elements(By.CSS_SELECTOR, ".generate-cancel-btn"))
     browser.save_screenshot(str(screenshots / "page.png"))
 
     fill(browser, "Prompt", "textarea", "asuka langley sitting cross legged on a chair")
@@ -74,7 +74,7 @@ def test_makes_a_picture_from_the_page(browser: webdriver.Chrome, page_urls: lis
     browser.find_element(By.CSS_SELECTOR, ".generate-cancel-btn").click()
 
     find = "return [...document.images].map(i => [i.src, i.naturalWidth, i.naturalHeight]).filter(i => i[1] >= 64)"
-    source, width, height = WebDriverWait(browser, 120).until(lambda page: page.execute_script(find))[0]
+    source, width, height = WebDriverWait(browser, 300).until(lambda page: page.execute_script(find))[0]
     browser.save_screenshot(str(screenshots / "picture.png"))
     assert (width, height) == (64, 64)
     if source.startswith("data:image/png;base64,"):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
+from collections.abc import Callable
 from typing import Any
 
 from fleet import client
@@ -16,6 +18,14 @@ testinfra_hosts = ["gateway-debian11", "gateway-debian12", "gateway-debian13"]
 
 def name(host: Any) -> str:
     return str(host.check_output("hostname"))
+
+
+def wait_for(question: Callable[[], Any]) -> None:
+    """Until the answer is not empty."""
+    deadline = time.monotonic() + 300
+    while not question():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.3)
 
 
 def test_it_asks_for_the_login_and_passes_on(us: client.Client) -> None:
@@ -76,8 +86,13 @@ def test_its_service(host: Any) -> None:
 
 def test_its_log(host: Any, us: client.Client) -> None:
     us.ask("/needle")
-    log = host.check_output("journalctl --quiet --output=cat --unit=sd-gateway")
-    assert re.search(r"keeper page/\S+ 404 .*GET /needle", log)
+
+    def log() -> str:
+        return str(host.check_output("journalctl --quiet --output=cat --unit=sd-gateway"))
+
+    # The answer comes first, then the line about it, which journald takes in when it has time.
+    wait_for(lambda: "GET /needle" in log())
+    assert re.search(r"keeper page/\S+ 404 .*GET /needle", log())
 
 
 def test_secrets(host: Any) -> None:
@@ -100,5 +115,14 @@ def test_secrets(host: Any) -> None:
 
 
 def test_it_comes_back_after_a_kill(host: Any, us: client.Client) -> None:
-    host.check_output("kill -KILL $(systemctl show --property=MainPID --value sd-gateway); sleep 6")
-    assert us.ask("/").status == 200
+    before = host.check_output("systemctl show --property=MainPID --value sd-gateway")
+    host.check_output(f"kill -KILL {before}")
+
+    def is_back() -> bool:
+        process = host.check_output("systemctl show --property=MainPID --value sd-gateway")
+        try:
+            return process not in (before, "0") and us.ask("/").status == 200
+        except OSError:
+            return False
+
+    wait_for(is_back)

@@ -79,6 +79,7 @@ def test_a_certificate_of_one_s_own(host: Any, playbook: Any, us: client.Client,
 
 def test_a_port_that_somebody_has(host: Any, playbook: Any) -> None:
     host.check_output("systemd-run --unit=squatter --collect python3 -m http.server 8444")
+    host.check_output("timeout 300 sh -c 'until ss -Hltn sport = :8444 | grep -q .; do sleep 0.2; done'")
     run = playbook(ROLE, name(host), gateway_https_port=8444)
     host.check_output("systemctl stop squatter")
     assert run.returncode != 0

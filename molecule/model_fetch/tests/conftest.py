@@ -60,7 +60,7 @@ class WebUi:
         return [line.rpartition("/")[2] for line in self.asked() if "refresh-" in line or "model_list" in line]
 
 
-def wait_for(question: Callable[[], Any], seconds: float = 30) -> Any:
+def wait_for(question: Callable[[], Any], seconds: float = 300) -> Any:
     """The first answer that is not empty."""
     deadline = time.monotonic() + seconds
     while not (answer := question()):

@@ -11,12 +11,12 @@ testinfra_hosts = ["model-fetch"]
 
 STORE = "/srv/sd/models"
 MODEL = "/srv/sources/local.safetensors"
-# Asks the web UI for a picture of 9 steps, which takes 9 seconds.
-PICTURE = """
-import base64, json, urllib.request
+# Asks the web UI for a picture of so many steps of a second each that it does not end before it is interrupted.
+ASK = """
+import base64, json, sys, urllib.request
 login = "Basic " + base64.b64encode(open("/etc/sd-webui/login", "rb").read().strip()).decode()
-asked = json.dumps({"prompt": "a", "steps": 9, "width": 8, "height": 8}).encode()
-url = "http://127.0.0.1:7860/sdapi/v1/txt2img"
+asked = json.dumps({"prompt": "a", "steps": 3600, "width": 8, "height": 8}).encode()
+url = "http://127.0.0.1:7860/sdapi/v1/" + sys.argv[1]
 urllib.request.urlopen(urllib.request.Request(url, asked, {"Authorization": login}))
 """
 
@@ -55,14 +55,19 @@ def test_subfolders_are_looked_through_by_the_timer(host: Any, webui: Any, event
 
 def test_a_picture_that_is_being_made_comes_first(host: Any, webui: Any, eventually: Any) -> None:
     count = len(webui.refreshes())
-    host.check_output(f"cat >/run/picture.py <<'END'\n{PICTURE}END\nsystemd-run --quiet python3 /run/picture.py")
+    host.check_output(f"cat >/run/ask.py <<'END'\n{ASK}END\nsystemd-run --quiet python3 /run/ask.py txt2img")
     eventually(lambda: "POST /sdapi/v1/txt2img" in webui.asked())
+
+    def looks() -> int:
+        asked = webui.asked()
+        return len([line for line in asked[asked.index("POST /sdapi/v1/txt2img") :] if "/sdapi/v1/progress" in line])
+
     host.check_output(f"install -m 0600 {MODEL} {STORE}/embedding/mine-alone.safetensors")
-    eventually(lambda: webui.refreshes()[count:], 40)
-    asked = webui.asked()
-    # It has asked how far the picture is, more than once, before it asked for anything else.
-    between = asked[asked.index("POST /sdapi/v1/txt2img") : asked.index("POST /sdapi/v1/refresh-embeddings")]
-    assert len([line for line in between if "/sdapi/v1/progress" in line]) > 1
+    # It asks how far the picture is, again and again, before it asks for anything else.
+    eventually(lambda: looks() > 1)
+    assert webui.refreshes()[count:] == []
+    host.check_output("python3 /run/ask.py interrupt")
+    eventually(lambda: webui.refreshes()[count:])
     assert webui.refreshes()[count:] == ["refresh-embeddings"]
 
 

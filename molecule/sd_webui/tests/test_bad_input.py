@@ -95,7 +95,8 @@ def test_refused_before_anything_is_touched(playbook: Any, variables: dict[str, 
 
 @pytest.mark.usefixtures("untouched")
 def test_port_in_use_names_its_owner(host: Any, playbook: Any) -> None:
-    host.check_output("systemd-run --quiet --unit=stranger python3 -m http.server 7999 --bind 127.0.0.1; sleep 1")
+    host.check_output("systemd-run --quiet --unit=stranger python3 -m http.server 7999 --bind 127.0.0.1")
+    host.check_output("timeout 300 sh -c 'until ss -Hltn sport = :7999 | grep -q .; do sleep 0.2; done'")
     try:
         run = playbook(UPDATE, GOOD, sd_webui_port=7999)
     finally:

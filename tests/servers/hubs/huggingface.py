@@ -105,7 +105,8 @@ class HuggingFace(Server):
             if now - begun >= seconds:
                 begun, used = now, 0
             self._windows[kind] = (begun, used + 1)
-        rest = math.ceil(begun + seconds - now)
+        # In this order: a sum of clock and seconds is rounded, and a hair more than the window is a second more.
+        rest = math.ceil(seconds - (now - begun))
         handler.more_headers["RateLimit"] = f'"{kind}";r={max(0, count - used - 1)};t={rest}'
         handler.more_headers["RateLimit-Policy"] = f'"fixed window";"{kind}";q={count};w={math.ceil(seconds)}'
         return used < count

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import itertools
 import re
+import sys
+import termios
 import time
 import urllib.parse
 from collections.abc import Iterable
@@ -240,9 +243,17 @@ class Storage(Server):
         if cut:
             handler.close_connection = True
             if not faults.cut_politely:
-                # Time to read what came: a reset takes with it what the client has not read yet.
-                self.stopping.wait(0.05)
+                # A reset takes with it what is still on its way, however much that is on a busy machine.
+                self._wait_for_arrival(handler)
                 handler.reset()
+
+    def _wait_for_arrival(self, handler: Handler) -> None:
+        """Until the client's side has all that was sent."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not self.stopping.wait(0.05):
+            on_its_way = fcntl.ioctl(handler.connection.fileno(), termios.TIOCOUTQ, bytes(4))
+            if not int.from_bytes(on_its_way, sys.byteorder):
+                return
 
 
 UNSATISFIABLE = (0, -1)

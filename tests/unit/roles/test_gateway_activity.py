@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import ports
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[3] / "roles/gateway/files/activity_agent.py"
@@ -98,12 +99,13 @@ class Agent:
         self.engine_file, self.drain_file = folder / "engine.json", folder / "run/drain"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = int(free.getsockname()[1])
+        self._held = ports.hold()
+        self.port = ports.number(self._held)
 
     def describe(self, engine: Engine | None, **more: Any) -> None:
         """Write engine.json."""
-        port = self.port + 1 if engine is None else engine.port
+        # Nobody's, but for a web UI that is there.
+        port = 9 if engine is None else engine.port
         found = {"address": "127.0.0.1", "port": port, "activity_path": PATH, "user": getpass.getuser(), **more}
         self.engine_file.write_text(json.dumps(found), encoding="utf-8")
 
@@ -133,11 +135,11 @@ class Agent:
                 received += block
         return received
 
-    def comes_to_say(self, word: bytes) -> bool:
-        """Within a while."""
+    def comes_to_say(self, word: bytes, asked: bytes = b"page\n") -> bool:
+        """Within a while: a look that takes too long is none, and a question that comes too late was not asked."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if self.says() == word:
+            if self.says(asked=asked) == word:
                 return True
             time.sleep(0.1)
         return False
@@ -153,6 +155,7 @@ class Agent:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.communicate()
+        self._held.close()
 
 
 @pytest.fixture
@@ -187,15 +190,15 @@ def test_only_jobs_of_the_page_keep_requests_away(
     engine.answer = activity
     agent.describe(engine)
     agent.start()
-    assert agent.says() == word
+    assert agent.comes_to_say(word)
 
 
 def test_who_asks_for_the_drain_hears_nothing_of_the_page(agent: Agent, engine: Engine) -> None:
     engine.does("task(1)")
     agent.describe(engine)
     agent.start()
-    assert agent.says() == agent.says(asked=b"") == DRAIN
-    assert agent.says(asked=b"drain\n") == READY
+    assert agent.comes_to_say(DRAIN) and agent.comes_to_say(DRAIN, asked=b"")
+    assert agent.comes_to_say(READY, asked=b"drain\n")
     agent.drain_file.parent.mkdir()
     agent.drain_file.touch()
     assert agent.says(asked=b"drain\n") == DRAIN
@@ -264,7 +267,7 @@ def test_the_login_is_that_of_the_service(agent: Agent, engine: Engine) -> None:
     engine.does("task(1)")
     agent.describe(engine)
     agent.start(login=LOGIN)
-    assert agent.says() == DRAIN
+    assert agent.comes_to_say(DRAIN)
     assert engine.asked[0][1] == "Basic " + base64.b64encode(LOGIN.encode()).decode()
 
 
@@ -285,7 +288,8 @@ def test_a_login_that_is_refused_ends_it(agent: Agent, engine: Engine) -> None:
     engine.login = "gateway:a-newer-one"
     agent.describe(engine)
     agent.start("--patience=0", login=LOGIN)
-    assert agent.says() == READY
+    # It may have ended before it has said so.
+    assert agent.says() in (READY, b"")
     status, said = agent.wait()
     assert status == 1
     assert re.search(r"refuses the login", said) and LOGIN not in said
@@ -346,11 +350,10 @@ def test_the_last_word_of_a_web_ui_that_falls_silent_holds_for_a_while(
     agent.describe(engine)
     agent.start("--memory=4")
     start = time.monotonic()
-    assert agent.says() == DRAIN
+    assert agent.comes_to_say(DRAIN)
     getattr(engine, fault).set()
-    while agent.says() == DRAIN and time.monotonic() - start < PATIENCE:
-        time.sleep(0.2)
-    assert 4 <= time.monotonic() - start < PATIENCE
+    assert agent.comes_to_say(READY)
+    assert time.monotonic() - start >= 4
     assert len(engine.asked) > 1
     # It is asked all the while, and believed again at once.
     getattr(engine, fault).clear()
@@ -388,14 +391,15 @@ def test_listens_on_ipv6(agent: Agent, engine: Engine) -> None:
     assert agent.says("::1") == READY
 
 
-def test_says_why_it_cannot_listen(agent: Agent) -> None:
-    with socket.create_server(("127.0.0.1", agent.port)):
+def test_says_why_it_cannot_listen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = ports.number(taken)
         done = subprocess.run(
-            [sys.executable, "-BEs", str(SCRIPT), "--address=127.0.0.1", f"--port={agent.port}"],
+            [sys.executable, "-BEs", str(SCRIPT), "--address=127.0.0.1", f"--port={port}"],
             capture_output=True,
             text=True,
             check=False,
             timeout=PATIENCE,
         )
     assert done.returncode == 1
-    assert re.fullmatch(rf"127.0.0.1 port {agent.port} cannot be listened on \(.*\)\.\n", done.stderr)
+    assert re.fullmatch(rf"127.0.0.1 port {port} cannot be listened on \(.*\)\.\n", done.stderr)

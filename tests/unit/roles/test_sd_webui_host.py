@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ports
 import pytest
 from webui import serve
 
@@ -66,11 +67,10 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def unused_port() -> int:
+def unused_port() -> Iterator[int]:
     """A TCP port that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with ports.hold() as held:
+        yield ports.number(held)
 
 
 def run(root: Path, command: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -281,7 +281,7 @@ def test_wait_ready(root: Path, unused_port: int) -> None:
         [sys.executable, "-BEs", str(HOST / "launch.py")], env=environment, stdout=subprocess.DEVNULL
     ) as engine:
         try:
-            assert run(root, "wait_ready", "--timeout", "20").returncode == 0
+            assert run(root, "wait_ready", "--timeout", "50").returncode == 0
         finally:
             engine.terminate()
 
@@ -316,7 +316,7 @@ def test_the_login_is_sent_and_nowhere_said(root: Path, tmp_path: Path) -> None:
     with serve(kind="automatic1111", auth="me:open sesame", busy=True) as server:
         serve_a1111(root, server)
         # Not known: that it is asked for is an answer, and what it would say is not known.
-        assert run(root, "wait_ready", "--timeout", "1").returncode == 0
+        assert run(root, "wait_ready", "--timeout", "50").returncode == 0
         assert run(root, "drain", "--timeout", "0", PATH=fake_systemctl(tmp_path)).stdout == ""
         (root / "etc/sd-webui/login").write_text("me:wrong word\n", encoding="utf-8")
         # The stand-in is in this very process.
@@ -325,7 +325,7 @@ def test_the_login_is_sent_and_nowhere_said(root: Path, tmp_path: Path) -> None:
         # systemd's copy goes before the file, which the service may not read.
         (credentials / "login").write_text("me:open sesame\n", encoding="utf-8")
         known = {"CREDENTIALS_DIRECTORY": str(credentials), "MAINPID": str(os.getpid())}
-        assert run(root, "wait_ready", "--timeout", "5", **known).returncode == 0
+        assert run(root, "wait_ready", "--timeout", "50", **known).returncode == 0
         assert "still being made" in run(root, "drain", "--timeout", "0", **known).stdout
         assert all("?skip_current_image=true?" not in request["path"] for request in server.requests)
 

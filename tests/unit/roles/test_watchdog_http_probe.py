@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import ports
 import pytest
 from sd_watchdog import http_probe
 from sd_watchdog.http_probe import Answer, HttpProbe
@@ -201,9 +202,8 @@ def test_whose_program_it_is_cannot_be_seen(serve: Callable[..., Server], tmp_pa
 
 
 def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    answer = ask(port)
+    with ports.hold() as held:
+        answer = ask(ports.number(held))
     assert (answer.ok, answer.status, answer.said) == (False, None, "connection refused")
     assert answer.seconds < 30
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ports
 import pytest
 from fleet import gradio_queue, made
 
@@ -68,9 +69,8 @@ def unpacked(folder: Path) -> Path:
 def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Light]:
     folder = tmp_path_factory.mktemp("light")
     release = unpacked(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    held = ports.hold()
+    port = ports.number(held)
     (folder / "login").write_text(f"{LOGIN}\n", encoding="utf-8")
     python = next((release / "venv/lib").glob(f"python3.{sys.version_info[1]}"), release / "venv/lib/python3.11")
     variables = {
@@ -81,7 +81,7 @@ def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Light]:
         "CREDENTIALS_DIRECTORY": str(folder),
     }
     flags = ["--skip-prepare-environment", "--data-dir", str(folder), "--server-name", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen([sys.executable, SERVE, release / "webui", *flags], env=variables) as process:
+    with held, subprocess.Popen([sys.executable, SERVE, release / "webui", *flags], env=variables) as process:
         started = Light(f"http://127.0.0.1:{port}", folder)
         deadline = time.monotonic() + 60
         while True:
@@ -112,16 +112,20 @@ def test_the_role_s_login_stands_in_front(light: Light) -> None:
 
 def test_a_job_of_the_page_has_upstream_s_name_and_a_progress(light: Light, eventually: Callable[..., Any]) -> None:
     shown: list[Any] = []
+    # It does not end by itself before all has been seen.
     page = threading.Thread(
-        target=lambda: shown.extend(gradio_queue.press_button(light.url, ["task(abc)", "p", 30], BASIC))
+        target=lambda: shown.extend(gradio_queue.press_button(light.url, ["task(abc)", "p", 10_000], BASIC))
     )
     page.start()
-    eventually(lambda: light.ask("/secondhand/activity")[1]["name"] == "task(abc)")
-    eventually(lambda: light.ask("/internal/progress", {"id_task": "task(abc)"})[1]["progress"])
-    # Another one waits, and is seen to wait.
-    other = threading.Thread(target=light.ask, args=("/sdapi/v1/txt2img", {"prompt": "q", "steps": 1}))
-    other.start()
-    eventually(lambda: light.ask("/secondhand/activity")[1]["queue"] == 2)
+    try:
+        eventually(lambda: light.ask("/secondhand/activity")[1]["name"] == "task(abc)")
+        eventually(lambda: light.ask("/internal/progress", {"id_task": "task(abc)"})[1]["progress"])
+        # Another one waits, and is seen to wait.
+        other = threading.Thread(target=light.ask, args=("/sdapi/v1/txt2img", {"prompt": "q", "steps": 1}))
+        other.start()
+        eventually(lambda: light.ask("/secondhand/activity")[1]["queue"] == 2)
+    finally:
+        light.ask("/sdapi/v1/interrupt", {})
     page.join()
     other.join()
     assert json.loads(shown[0])["host"] == socket.gethostname()
