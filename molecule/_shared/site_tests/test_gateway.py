@@ -18,9 +18,8 @@ NAME = "site-tests"
 
 
 @pytest.fixture(scope="module")
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> client.Client:
+def gateway(host: Any, playbook: Any, tmp_path_factory: pytest.TempPathFactory) -> client.Client:
     """With one more user, whose password is generated and shown this once."""
-    host, playbook = request.getfixturevalue("host"), request.getfixturevalue("playbook")
     wanted = {"gateway_users": [{"name": "sd"}, {"name": NAME}]}
     run = playbook("playbooks/site.yml", host.check_output("hostname"), "--tags", "gateway", **wanted)
     assert run.returncode == 0, run.output
