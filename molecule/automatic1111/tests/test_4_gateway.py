@@ -19,9 +19,8 @@ LOGIN = "keeper:correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
-def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> client.Client:
+def gateway(host: Any, playbook: Any, tmp_path_factory: pytest.TempPathFactory) -> client.Client:
     """As site.yml has it by default: the web UI on loopback, and HAProxy with the login in front."""
-    host, playbook = request.getfixturevalue("host"), request.getfixturevalue("playbook")
     user, _, password = LOGIN.partition(":")
     wanted = {"sd_webui_address": "127.0.0.1", "gateway_users": [{"name": user, "password": password}]}
     run = playbook("playbooks/site.yml", TARGET, "--tags", "sd_webui,gateway", **wanted)

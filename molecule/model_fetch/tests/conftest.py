@@ -82,9 +82,8 @@ def told(host: Any) -> Callable[[], list[str]]:
 
 
 @pytest.fixture(scope="module")
-def webui(request: pytest.FixtureRequest) -> Iterator[WebUi]:
+def webui(host: Any) -> Iterator[WebUi]:
     """Runs as the service's user, like the real one, with a login; makes a picture at one step a second."""
-    host = request.getfixturevalue("host")
     host.check_output(
         "systemd-run --quiet --unit=sd-webui --uid=sd python3 -B /srv/webui.py --kind automatic1111 --log "
         f"--auth {LOGIN} --seconds-per-step 1"
