@@ -80,7 +80,7 @@ def test_it_goes_again(fleet: Any, playbook: Any, at: Any) -> None:
     run = playbook(SITE, WHOLE, "--tags", "sd_webui,gateway")
     assert run.returncode == 0, run.output
     assert fleet.run(SECOND, "systemctl is-active sd-gateway").stdout.strip() == "inactive"
-    assert fleet.run(SECOND, "ls /etc/sd-gateway").stdout == ""
+    assert fleet.on(SECOND, "ls /etc/sd-gateway") == fleet.on(FIRST, "ls /etc/sd-gateway")
     assert fleet.open_ports(STRANGER, SECOND) == {22}
     assert fleet.open_ports(SECOND, FIRST) == {22, 7862}
     assert makers(at(GATEWAY)) == set(SERVERS)
