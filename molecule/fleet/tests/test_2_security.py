@@ -167,6 +167,8 @@ def test_other_sites_cannot_use_a_browser_s_login(fleet: Any) -> None:
     assert us.ask("/", headers=link).status == 200
     assert us.ask("/", headers={**link, "Sec-Fetch-Dest": "iframe"}).status == 403
     assert us.ask("/file=/etc/hostname", headers={**cross, "Sec-Fetch-Mode": "no-cors"}).status == 403
+    # An old browser's reading of an answer.
+    assert us.ask("/", headers={"Origin": "https://evil.example"}).status == 403
     page = us.ask("/").headers
     assert page["X-Content-Type-Options"] == "nosniff" and page["Referrer-Policy"] == "same-origin"
     assert page["X-Frame-Options"] == "SAMEORIGIN" and "frame-ancestors 'self'" in page["Content-Security-Policy"]

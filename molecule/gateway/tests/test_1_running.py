@@ -57,6 +57,29 @@ def test_what_is_denied(us: client.Client) -> None:
     assert us.begin("/sdapi/v1/img2img", {"Transfer-Encoding": "chunked"}).status == 411
 
 
+def test_no_request_hides_behind_another(us: client.Client) -> None:
+    for method in ("CONNECT", "OPTIONS", "TRACE"):
+        # 400 is HAProxy's own word for a CONNECT to a path, since 2.4.
+        assert us.ask("/internal/ping", method).status in (400, 405), method
+    upgrade = {"Connection": "Upgrade", "Upgrade": "x"}
+    assert us.ask("/sdapi/v1/txt2img", content={"prompt": "a"}, headers=upgrade).status == 400
+
+
+def test_no_request_hides_in_a_body(host: Any, us: client.Client) -> None:
+    """The web UI answers a GET without reading its body, as stable-diffusion.cpp's server answers some requests."""
+    hidden = "GET /hidden-in-a-body HTTP/1.1\r\nHost: x\r\n\r\n"
+    with us.connected() as connection:
+        connection.request("GET", "/internal/ping?carrier", body=hidden, headers=us.basic)
+        assert connection.getresponse().status == 200
+    us.ask("/after-the-carrier")
+
+    def log() -> str:
+        return str(host.check_output("journalctl --quiet --output=cat --unit=sd-webui"))
+
+    wait_for(lambda: "/after-the-carrier" in log())
+    assert "/internal/ping?carrier" in log() and "/hidden-in-a-body" not in log()
+
+
 def test_http_redirects_and_old_tls_is_refused(us: client.Client) -> None:
     plain = client.Client(us.url.replace("https:", "http:"), us.login)
     answer = plain.ask("/a?b=c")

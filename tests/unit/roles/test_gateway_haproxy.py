@@ -271,6 +271,44 @@ def test_what_would_slip_past_a_rule() -> None:
     assert "req.hdr_val(" not in text
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_no_request_hides_behind_another(version: str) -> None:
+    made = sections(config(version=version))
+    lines = made["frontend https"]
+    # cpp-httplib goes on reading where a body was that it did not want, unless it has been told to close.
+    assert "option http-server-close" in made["defaults"]
+    # It is not told so with an upgrade.
+    upgrades = [line for line in lines if "A request for another protocol has no body." in line]
+    assert [line.rpartition(" if ")[2] for line in upgrades] == [
+        "has_length { req.hdr(connection),lower -m sub upgrade }",
+        "has_length upgrades",
+    ]
+    # HAProxy 2.2 sends what follows a CONNECT at once.
+    (methods,) = [line for line in lines if "return status 405" in line]
+    assert methods.endswith("unless { method GET HEAD POST PUT PATCH DELETE }")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_that_does_nothing_keeps_nothing(version: str) -> None:
+    lines = sections(config(version=version))["defaults"]
+    # It is also for handshakes, and for answers that nobody takes: those keep a server's only place.
+    assert "timeout client 1m" in lines and "timeout server 2h" in lines and "timeout queue 2h" in lines
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_process_before_a_reload_soon_answers_nobody(version: str) -> None:
+    lines = sections(config(version=version))["frontend https"]
+    begins = "http-request set-var(sess.stopping) date if { stopping } !{ var(sess.stopping) -m found }"
+    (refusal,) = [line for line in lines if "txn.stopping) -m int gt 10" in line]
+    login = next(number for number, line in enumerate(lines) if "in_table(sd_logins)" in line)
+    assert lines.index(begins) < lines.index(refusal) < login
+
+
+def test_no_other_site_reads_either() -> None:
+    lines = sections(config())["frontend https"]
+    assert "http-request set-var(txn.elsewhere) bool(true) if has_origin !own_origin" in lines
+
+
 def understood(path: str) -> str:
     """As the rules see a path."""
     return re.sub("/+", "/", urllib.parse.unquote(path.partition("?")[0]))
