@@ -5,16 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from fleet.members import Fleet, Hub, wait_for
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Any]:
-    return wait_for
+from fleet.members import Fleet, Hub
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fleet import gradio_queue
 from fleet.members import SERVERS
+from waiting import wait_for
 
 
 def test_it_says_where_everything_is(fleet: Any) -> None:
@@ -57,7 +58,7 @@ def test_a_browser_logs_in_once(fleet: Any) -> None:
         assert us.ask("/config", login=False, headers={"Cookie": f"{name}={wrong}"}).status == 401, wrong
 
 
-def test_the_progress_bar_moves(fleet: Any, eventually: Any) -> None:
+def test_the_progress_bar_moves(fleet: Any) -> None:
     cookies = fleet.page_of("sd-fleet-2")
     us, made_by = fleet.client(), []
     page = threading.Thread(target=lambda: made_by.append(fleet.press_button(cookies, "task(bar)", 60)))
@@ -71,7 +72,7 @@ def test_the_progress_bar_moves(fleet: Any, eventually: Any) -> None:
             seen.add(answer.json()["progress"])
         return bool(answer.json()["completed"])
 
-    eventually(asked)
+    wait_for(asked)
     page.join()
     assert made_by == ["sd-fleet-2"]
     # A machine that stands still sees fewer of the sixty.
@@ -117,14 +118,14 @@ def test_the_queue_of_the_page_is_for_its_own_site_only(fleet: Any) -> None:
         gradio_queue.press_button(us.url, ["task(evil)", "a", 1], {**us.basic, **other}, us.tls)
 
 
-def test_statistics_are_for_this_host_only(fleet: Any, eventually: Any) -> None:
+def test_statistics_are_for_this_host_only(fleet: Any) -> None:
     place = fleet.described["stats"]
     assert place == "127.0.0.1:8405"
     script = f"import urllib.request as r; print(r.urlopen('http://{place}/metrics').read().decode())"
     metrics = fleet.on("sd-fleet-gateway", f'python3 -c "{script}"')
     assert "haproxy_backend_" in metrics
     # The job of the page has just ended.
-    eventually(lambda: all(fleet.state(server).startswith("UP") for server in SERVERS))
+    wait_for(lambda: all(fleet.state(server).startswith("UP") for server in SERVERS))
 
 
 def test_the_access_log_is_in_the_journal(fleet: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fleet import client
 from fleet.members import GATEWAY, LOGIN, MEMBERS, SERVERS, STRANGER
+from waiting import wait_for
 
 SECRET = b"secret-of-the-engine"
 # Everything that must not be known, a line each; from the files that hold it.
@@ -128,7 +129,7 @@ def test_a_person_s_firewall_and_ours_live_side_by_side(fleet: Any) -> None:
     assert "4711" in fleet.on("sd-fleet-1", "nft list table inet person")
 
 
-def test_without_its_firewall_a_web_ui_does_not_start(fleet: Any, eventually: Any) -> None:
+def test_without_its_firewall_a_web_ui_does_not_start(fleet: Any) -> None:
     """Never open by accident."""
     rules, others = "/etc/sd-gateway/firewall.nft", "sd-webui sd-gateway-activity sd-mirror"
     fleet.on("sd-fleet-3", f"mv {rules} /root/; systemctl stop sd-gateway-firewall sd-webui")
@@ -138,7 +139,7 @@ def test_without_its_firewall_a_web_ui_does_not_start(fleet: Any, eventually: An
     finally:
         fleet.on("sd-fleet-3", f"mv /root/firewall.nft {rules}; systemctl restart sd-gateway-firewall {others}")
     assert fleet.open_ports(STRANGER, "sd-fleet-3") == {22}
-    eventually(lambda: fleet.state("sd-fleet-3").startswith("UP"))
+    wait_for(lambda: fleet.state("sd-fleet-3").startswith("UP"))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fleet.members import SERVERS
+from waiting import wait_for
 
 STORE = "/srv/sd/models/lora"
 SHARED = "/var/lib/secondhand-diffusion/by-sha256"
@@ -63,7 +64,7 @@ def first(hub: Any, playbook: Any) -> None:
 
 
 @pytest.mark.usefixtures("first")
-def test_the_server_that_serves_leaves_in_mid_transfer(fleet: Any, hub: Any, playbook: Any, eventually: Any) -> None:
+def test_the_server_that_serves_leaves_in_mid_transfer(fleet: Any, hub: Any, playbook: Any) -> None:
     """The other two are getting a file from it when its mirror goes."""
     late = hub.file("late")
     assert late["size"] <= hub.served("late") <= late["size"] + LITTLE
@@ -72,7 +73,7 @@ def test_the_server_that_serves_leaves_in_mid_transfer(fleet: Any, hub: Any, pla
     others = threading.Thread(target=lambda: runs.append(playbook(MODELS, "sd-fleet-2:sd-fleet-3", **slowly)))
     others.start()
     # Ten seconds of it, in which that is seen.
-    eventually(lambda: fleet.on("sd-fleet-1", "ss -Htn state established 'sport = :7862'"))
+    wait_for(lambda: fleet.on("sd-fleet-1", "ss -Htn state established 'sport = :7862'"))
     fleet.on("sd-fleet-1", "systemctl stop sd-mirror")
     done = fleet.everywhere(SERVERS[1:], f"ls {STORE}/late.safetensors 2>/dev/null || true")
     others.join()

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from fleet import made
-from fleet.members import JOBS, SERVERS, wait_for
+from fleet.members import JOBS, SERVERS
+from waiting import wait_for
 
 KILLED, UPDATED, STOPPED = SERVERS
 WHAT = {KILLED: "engine killed (SIGKILL)", UPDATED: "update.yml to 1.10.2", STOPPED: "web UI stopped, then started"}
@@ -121,13 +122,13 @@ def test_an_update_goes_one_host_after_the_other_and_stops_at_the_first_failure(
     assert fleet.client().ask("/sdapi/v1/txt2img", content={"prompt": "after", "steps": 1}).status == 200
 
 
-def test_a_job_of_the_page_counts(fleet: Any, eventually: Any) -> None:
+def test_a_job_of_the_page_counts(fleet: Any) -> None:
     """Nobody is sent to a server that makes a picture for a page while others are idle."""
-    eventually(lambda: all(fleet.state(server).startswith("UP") for server in SERVERS))
+    wait_for(lambda: all(fleet.state(server).startswith("UP") for server in SERVERS))
     cookies, made_by = fleet.page_of(UPDATED), []
     page = threading.Thread(target=lambda: made_by.append(fleet.press_button(cookies, "task(page)", PAGE_STEPS)))
     page.start()
-    eventually(lambda: "DRAIN" in fleet.state(UPDATED))
+    wait_for(lambda: "DRAIN" in fleet.state(UPDATED))
     drained = time.monotonic()
     fleet.load("--requests 8", "--concurrency 4", "--steps 4", name="beside")
     result = fleet.load_result("beside")
@@ -138,17 +139,17 @@ def test_a_job_of_the_page_counts(fleet: Any, eventually: Any) -> None:
     meanwhile = [job for job in jobs if drained < job.arrived < until and job.prompt.startswith("beside ")]
     assert meanwhile and {job.server for job in meanwhile} <= {KILLED, STOPPED}, meanwhile
     assert made.summary(result, jobs)["lost"] == []
-    eventually(lambda: fleet.state(UPDATED).startswith("UP"))
+    wait_for(lambda: fleet.state(UPDATED).startswith("UP"))
 
 
-def test_where_every_page_is_busy_a_job_waits_in_one(fleet: Any, eventually: Any) -> None:
+def test_where_every_page_is_busy_a_job_waits_in_one(fleet: Any) -> None:
     pages = [
         threading.Thread(target=fleet.press_button, args=(fleet.page_of(server), f"task(all {server})", PAGE_STEPS))
         for server in SERVERS
     ]
     for page in pages:
         page.start()
-    eventually(lambda: all("DRAIN" in fleet.state(server) for server in SERVERS))
+    wait_for(lambda: all("DRAIN" in fleet.state(server) for server in SERVERS))
     drained = time.monotonic()
     fleet.load("--requests 6", "--concurrency 6", "--steps 1", name="crowd")
     result = fleet.load_result("crowd")
@@ -162,12 +163,12 @@ def test_where_every_page_is_busy_a_job_waits_in_one(fleet: Any, eventually: Any
         assert len([job for job in crowd if job.server == server and drained < job.arrived < until]) <= 1, server
 
 
-def test_a_server_that_stays_away_gets_nothing_and_comes_back(fleet: Any, eventually: Any) -> None:
-    eventually(lambda: all(fleet.state(server).startswith("UP") for server in SERVERS))
+def test_a_server_that_stays_away_gets_nothing_and_comes_back(fleet: Any) -> None:
+    wait_for(lambda: all(fleet.state(server).startswith("UP") for server in SERVERS))
     cookies = fleet.page_of(KILLED)
     fleet.on(KILLED, "systemctl stop sd-webui")
     try:
-        eventually(lambda: fleet.state(KILLED).startswith("DOWN"))
+        wait_for(lambda: fleet.state(KILLED).startswith("DOWN"))
         # A page whose server is gone gets another one.
         answer = fleet.client().ask("/test/request", headers=cookies)
         assert answer.status == 200 and answer.json()["host"] != KILLED
@@ -176,11 +177,11 @@ def test_a_server_that_stays_away_gets_nothing_and_comes_back(fleet: Any, eventu
         assert told["lost"] == [] and told["servers"][KILLED]["served"] == 0
     finally:
         fleet.on(KILLED, "systemctl start sd-webui")
-    eventually(lambda: fleet.state(KILLED).startswith("UP"))
+    wait_for(lambda: fleet.state(KILLED).startswith("UP"))
 
 
-def test_who_pulls_the_plug_by_hand_can_drain_first(fleet: Any, eventually: Any) -> None:
+def test_who_pulls_the_plug_by_hand_can_drain_first(fleet: Any) -> None:
     fleet.on(STOPPED, "mkdir -p /run/sd-gateway; touch /run/sd-gateway/drain")
-    eventually(lambda: "DRAIN" in fleet.state(STOPPED))
+    wait_for(lambda: "DRAIN" in fleet.state(STOPPED))
     fleet.on(STOPPED, "rm /run/sd-gateway/drain")
-    eventually(lambda: fleet.state(STOPPED).startswith("UP"))
+    wait_for(lambda: fleet.state(STOPPED).startswith("UP"))

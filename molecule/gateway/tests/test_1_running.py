@@ -7,25 +7,16 @@ from __future__ import annotations
 
 import re
 import ssl
-import time
-from collections.abc import Callable
 from typing import Any
 
 from fleet import client
+from waiting import wait_for
 
 testinfra_hosts = ["gateway-debian11", "gateway-debian12", "gateway-debian13"]
 
 
 def name(host: Any) -> str:
     return str(host.check_output("hostname"))
-
-
-def wait_for(question: Callable[[], Any]) -> None:
-    """Until the answer is not empty."""
-    deadline = time.monotonic() + 300
-    while not question():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.3)
 
 
 def test_it_asks_for_the_login_and_passes_on(us: client.Client) -> None:

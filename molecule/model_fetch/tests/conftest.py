@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from waiting import wait_for
 
 LOGIN = "sd:secret-of-the-web-ui"
 
@@ -58,20 +58,6 @@ class WebUi:
     def refreshes(self) -> list[str]:
         """The lists that it was asked to read again."""
         return [line.rpartition("/")[2] for line in self.asked() if "refresh-" in line or "model_list" in line]
-
-
-def wait_for(question: Callable[[], Any], seconds: float = 300) -> Any:
-    """The first answer that is not empty."""
-    deadline = time.monotonic() + seconds
-    while not (answer := question()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.3)
-    return answer
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Any]:
-    return wait_for
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from waiting import wait_for
+
 testinfra_hosts = ["model-fetch"]
 
 STORE = "/srv/sd/models"
@@ -21,7 +23,7 @@ urllib.request.urlopen(urllib.request.Request(url, asked, {"Authorization": logi
 """
 
 
-def test_what_a_person_copies_in_is_told_once_it_is_whole(host: Any, webui: Any, told: Any, eventually: Any) -> None:
+def test_what_a_person_copies_in_is_told_once_it_is_whole(host: Any, webui: Any, told: Any) -> None:
     # As scp does it: to the final name. It takes longer than the watch waits, and half of a model does not count.
     target = f"{STORE}/lora/dropped.safetensors"
     # What others call a file that is on its way, and what is no model.
@@ -30,16 +32,16 @@ def test_what_a_person_copies_in_is_told_once_it_is_whole(host: Any, webui: Any,
     host.check_output(f"head -c 100000 {MODEL} >{target}; sleep 8; tail -c +100001 {MODEL} >/run/rest")
     assert webui.refreshes() == []
     host.check_output(f"cat /run/rest >>{target}; cmp {target} {MODEL}")
-    eventually(webui.refreshes)
+    wait_for(webui.refreshes)
     assert webui.refreshes() == ["refresh-loras"]
-    eventually(lambda: [line for line in told() if "new: lora/dropped.safetensors" in line])
+    wait_for(lambda: [line for line in told() if "new: lora/dropped.safetensors" in line])
     # As rsync and syncthing end: the name comes last.
     host.check_output(f"cd {STORE}/vae && mv .b.safetensors.Xa1b2c b.safetensors")
-    eventually(lambda: webui.refreshes()[1:])
+    wait_for(lambda: webui.refreshes()[1:])
     assert webui.refreshes()[1:] == ["refresh-vae"]
 
 
-def test_subfolders_are_looked_through_by_the_timer(host: Any, webui: Any, eventually: Any) -> None:
+def test_subfolders_are_looked_through_by_the_timer(host: Any, webui: Any) -> None:
     # Not once a minute, so that nobody has to wait here.
     folder = "/run/systemd/system/secondhand-model-watch.timer.d"
     host.check_output(
@@ -48,15 +50,15 @@ def test_subfolders_are_looked_through_by_the_timer(host: Any, webui: Any, event
     )
     count = len(webui.refreshes())
     host.check_output(f"mkdir -p {STORE}/controlnet/mine/deep && cp {MODEL} {STORE}/controlnet/mine/deep/")
-    eventually(lambda: webui.refreshes()[count:])
+    wait_for(lambda: webui.refreshes()[count:])
     assert webui.refreshes()[count:] == ["model_list?update=true"]
     host.check_output(f"rm -r {folder} && systemctl daemon-reload && systemctl restart secondhand-model-watch.timer")
 
 
-def test_a_picture_that_is_being_made_comes_first(host: Any, webui: Any, eventually: Any) -> None:
+def test_a_picture_that_is_being_made_comes_first(host: Any, webui: Any) -> None:
     count = len(webui.refreshes())
     host.check_output(f"cat >/run/ask.py <<'END'\n{ASK}END\nsystemd-run --quiet python3 /run/ask.py txt2img")
-    eventually(lambda: "POST /sdapi/v1/txt2img" in webui.asked())
+    wait_for(lambda: "POST /sdapi/v1/txt2img" in webui.asked())
 
     def looks() -> int:
         asked = webui.asked()
@@ -64,16 +66,16 @@ def test_a_picture_that_is_being_made_comes_first(host: Any, webui: Any, eventua
 
     host.check_output(f"install -m 0600 {MODEL} {STORE}/embedding/mine-alone.safetensors")
     # It asks how far the picture is, again and again, before it asks for anything else.
-    eventually(lambda: looks() > 1)
+    wait_for(lambda: looks() > 1)
     assert webui.refreshes()[count:] == []
     host.check_output("python3 /run/ask.py interrupt")
-    eventually(lambda: webui.refreshes()[count:])
+    wait_for(lambda: webui.refreshes()[count:])
     assert webui.refreshes()[count:] == ["refresh-embeddings"]
 
 
-def test_says_which_files_the_web_ui_cannot_read(told: Any, eventually: Any) -> None:
+def test_says_which_files_the_web_ui_cannot_read(told: Any) -> None:
     path = f"{STORE}/embedding/mine-alone.safetensors"
-    eventually(lambda: [line for line in told() if f"user sd cannot read {path}" in line])
+    wait_for(lambda: [line for line in told() if f"user sd cannot read {path}" in line])
     assert [line for line in told() if "cannot read" in line and path not in line] == []
 
 

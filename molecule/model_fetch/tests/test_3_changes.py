@@ -9,6 +9,8 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from waiting import wait_for
+
 testinfra_hosts = ["model-fetch"]
 
 TARGET = "model-fetch"
@@ -94,9 +96,7 @@ def test_wrong_lists_are_refused_as_a_whole(host: Any, playbook: Any, hubs: Any)
     assert "sesame-open" not in run.message
 
 
-def test_two_runs_at_once_and_a_model_that_is_gone(
-    host: Any, playbook: Any, hubs: Any, webui: Any, told: Any, eventually: Any
-) -> None:
+def test_two_runs_at_once_and_a_model_that_is_gone(host: Any, playbook: Any, hubs: Any, webui: Any, told: Any) -> None:
     """They wait for each other, and what cannot be had keeps nothing else away."""
     count = len(webui.refreshes())
     control = (
@@ -119,7 +119,7 @@ def test_two_runs_at_once_and_a_model_that_is_gone(
     record = json.loads(host.check_output("cat /var/lib/secondhand-diffusion/model_fetch.json"))["stores"][STORE]
     assert {record[f"{STORE}/lora/{name}.safetensors"]["ours"] for name in ("slow", "late")} == {True}
     # The role was stopped, the watch was not.
-    eventually(lambda: all(f"lora/{name}.safetensors" in " ".join(told()) for name in ("slow", "late")))
+    wait_for(lambda: all(f"lora/{name}.safetensors" in " ".join(told()) for name in ("slow", "late")))
     assert set(webui.refreshes()[count:]) == {"refresh-loras"}
 
 

@@ -10,13 +10,12 @@ import io
 import json
 import os
 import subprocess
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import yaml
+from waiting import PATIENCE
 
 from fleet import client, gradio_queue, made
 
@@ -37,8 +36,6 @@ for port in sys.argv[2:]:
         pass
 END
 """
-# How long anything may take on the slowest machine; what is tested is that it happens.
-PATIENCE = 300
 
 
 class Fleet:
@@ -157,15 +154,6 @@ END
         script = f"while [ ! -e {path} ] && systemctl is-active --quiet load-{name}; do sleep 0.2; done; cat {path}"
         result: dict[str, Any] = json.loads(self.on(STRANGER, script))
         return result
-
-
-def wait_for(question: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """The first answer that is not empty."""
-    deadline = time.monotonic() + seconds
-    while not (answer := question()):
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.2)
-    return answer
 
 
 class Hub:

@@ -16,13 +16,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import ports
 import pytest
 from fleet import gradio_queue, made
+from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 FLEET = ROOT / "tests/servers/fleet"
@@ -110,7 +111,7 @@ def test_the_role_s_login_stands_in_front(light: Light) -> None:
         gradio_queue.press_button(light.url, ["task(none)", "a", 1], {})
 
 
-def test_a_job_of_the_page_has_upstream_s_name_and_a_progress(light: Light, eventually: Callable[..., Any]) -> None:
+def test_a_job_of_the_page_has_upstream_s_name_and_a_progress(light: Light) -> None:
     shown: list[Any] = []
     # It does not end by itself before all has been seen.
     page = threading.Thread(
@@ -118,12 +119,12 @@ def test_a_job_of_the_page_has_upstream_s_name_and_a_progress(light: Light, even
     )
     page.start()
     try:
-        eventually(lambda: light.ask("/secondhand/activity")[1]["name"] == "task(abc)")
-        eventually(lambda: light.ask("/internal/progress", {"id_task": "task(abc)"})[1]["progress"])
+        wait_for(lambda: light.ask("/secondhand/activity")[1]["name"] == "task(abc)")
+        wait_for(lambda: light.ask("/internal/progress", {"id_task": "task(abc)"})[1]["progress"])
         # Another one waits, and is seen to wait.
         other = threading.Thread(target=light.ask, args=("/sdapi/v1/txt2img", {"prompt": "q", "steps": 1}))
         other.start()
-        eventually(lambda: light.ask("/secondhand/activity")[1]["queue"] == 2)
+        wait_for(lambda: light.ask("/secondhand/activity")[1]["queue"] == 2)
     finally:
         light.ask("/sdapi/v1/interrupt", {})
     page.join()
@@ -135,18 +136,6 @@ def test_a_job_of_the_page_has_upstream_s_name_and_a_progress(light: Light, even
     assert jobs["q"].arrived < jobs["p"].ended <= (jobs["q"].begun or 0)
     assert [second.job.prompt for second in made.second_jobs(light.jobs(), ["light", "idle"])] == ["q"]
     assert made.second_jobs(light.jobs(), ["light"]) == []
-
-
-@pytest.fixture
-def eventually() -> Callable[..., Any]:
-    def wait(question: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 60
-        while not (answer := question()):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return answer
-
-    return wait
 
 
 def test_a_load(light: Light, tmp_path: Path) -> None:
